@@ -1,0 +1,26 @@
+"""Class centroids of a feature space, from soft assignments: in one call, or summed over batches and processes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def centroid_sums(features: Tensor, probabilities: Tensor) -> Tensor:
+    """Return sum_i p_k(x_i) f_i / |f_i|, (K, D), of one batch: features (B, D), probabilities (B, K).
+
+    Add the sums of all batches (and all processes), then normalise the rows. Double precision where the device has it, so that the
+    order of the samples and the batch size do not matter.
+    """
+    dtype = features.dtype if features.device.type == "mps" else torch.float64
+    return probabilities.to(dtype).T @ F.normalize(features.to(dtype), dim=1)
+
+
+def class_centroids(features: Tensor, probabilities: Tensor) -> Tensor:
+    """Return mu_k = normalise(sum_i p_k(x_i) f_i / |f_i|), (K, D) with unit rows, in the dtype of the features.
+
+    features (N, D), probabilities (N, K). A class without any probability keeps a zero row.
+    Raises ValueError when the two do not belong together.
+    """
+    if features.ndim != 2 or probabilities.ndim != 2 or len(features) != len(probabilities):
+        raise ValueError(f"features (N, D) and probabilities (N, K) needed, not {tuple(features.shape)} and {tuple(probabilities.shape)}")
+    return F.normalize(centroid_sums(features, probabilities), dim=1).to(features.dtype)

@@ -1,0 +1,206 @@
+"""The commands. Flags are the fields of frozen dataclasses; a handler imports what it needs and nothing before."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from fspmu import __version__
+from fspmu.errors import InputError, NonFiniteLoss, choose
+
+Handler = Callable[[list[str]], None]
+
+COMMANDS: dict[str, str] = {
+    "demo": "digits, wrong labels, a network that memorises them, two repairs: a minute",
+    "inspect": "print what is understood of a data set, before any compute",
+    "pretrain": "train a network on labels that may be wrong",
+    "detect": "find the samples whose label looks wrong to a trained network",
+    "unlearn": "make it forget them, and recover on the rest",
+    "evaluate": "measure a trained or repaired network",
+    "predict": "predict the classes of images",
+    "methods": "list data sets, models, methods, detectors, and what extras add",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    try:
+        run_command(list(sys.argv[1:] if arguments is None else arguments))
+    except InputError as error:
+        _leave(2, f"error: {error}")
+    except NonFiniteLoss as error:
+        _leave(1, f"stopped: {error}")
+    except KeyboardInterrupt as stop:
+        _leave(143 if stop.args else 130, "stopped; the last whole epoch is kept, the same command with --resume goes on from there")
+    except BrokenPipeError:  # the reader of our output left early, as `head` does
+        sys.stderr.close()
+    sys.exit(0)
+
+
+def _leave(code: int, text: str) -> NoReturn:
+    print(f"fspmu: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run the command named by the first argument with the rest as its flags."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())
+        print(
+            f"usage: fspmu COMMAND [flags]\n\nRepair image classifiers trained on noisy labels.\n\n{lines}\n\nfspmu COMMAND --help explains every flag; fspmu --version."
+        )
+        return
+    if arguments[0] == "--version":
+        print(f"fspmu {__version__}")
+        return
+    name, *flags = arguments
+    choose(COMMANDS, name, "command")
+    handler: Handler = globals()[f"_{name}"]
+    handler(flags)
+
+
+def parse(command: str, base: type, flags: list[str], **families: Any) -> Any:
+    """Return `base` filled from `flags`; `families` are fields whose type depends on the flags, each with its default value."""
+    import tyro
+
+    kind = base
+    if families:
+        fields = [(name, type(value), dataclasses.field(default=value, kw_only=True)) for name, value in families.items()]
+        kind = dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__})
+    return tyro.cli(kind, prog=f"fspmu {command}", description=base.__doc__, args=flags, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+
+
+def first_look(flags: list[str], **defaults: str | None) -> dict[str, str | None]:
+    """Return the values of a few flags before the rest is parsed: they decide which other flags there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", default=default)
+    try:
+        return vars(parser.parse_known_args(flags)[0])
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+
+
+def emit(result: dict[str, Any], as_json: bool, tables: Sequence[Any] = (), lines: Sequence[str] = ()) -> None:
+    """Print tables and lines, or one JSON object on standard output with the tables on standard error."""
+    from rich.console import Console
+
+    console = Console(stderr=as_json, highlight=False)
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(result, sort_keys=True))
+
+
+def _emit_outcome(outcome: Any, as_json: bool) -> None:
+    from fspmu.report.tables import run_table
+
+    warnings = [f"note: {text}" for text in outcome.record["warnings"]]
+    done = "already done, nothing changed" if outcome.already_done else "written"
+    emit(
+        outcome.record | {"folder": str(outcome.folder)},
+        as_json,
+        run_table(outcome.record),
+        [*warnings, f"{done}: {outcome.folder}"],
+    )
+
+
+def _demo(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import Demo
+
+    options = parse("demo", Demo, flags)
+    demo = import_module("fspmu.experiments.demo")
+    result, tables, lines = demo.run_demo(options)
+    emit(result, options.compute.json, tables, lines)
+
+
+def _inspect(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import Inspect
+
+    options = parse("inspect", Inspect, flags)
+    from fspmu.experiments.inspecting import inspect_dataset
+
+    result, tables, lines = inspect_dataset(options)
+    emit(result, options.compute.json, tables, lines)
+
+
+def _pretrain(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import Pretrain
+    from fspmu.pretraining import METHODS
+
+    look = first_look(flags, method="ce")
+    options = parse("pretrain", Pretrain, flags, settings=choose(METHODS, str(look["method"]), "method").settings)
+    from fspmu.experiments.pipeline import pretrain
+
+    _emit_outcome(pretrain(options), options.compute.json)
+
+
+def _detect(flags: list[str]) -> None:
+    from fspmu.detection import DETECTORS
+    from fspmu.experiments.experiment import Detect
+
+    look = first_look(flags, detector="gmm")
+    options = parse("detect", Detect, flags, detector_settings=choose(DETECTORS, str(look["detector"]), "detector").settings)
+    from fspmu.experiments.repair_run import detect
+
+    _emit_outcome(detect(options), options.compute.json)
+
+
+def _unlearn(flags: list[str]) -> None:
+    from fspmu.detection import DETECTORS
+    from fspmu.experiments.experiment import Unlearn
+    from fspmu.unlearning import METHODS
+
+    look = first_look(flags, detector="gmm", method="fspmu", preset=None)
+    method = choose(METHODS, str(look["method"]), "method")
+    detector_settings = choose(DETECTORS, str(look["detector"]), "detector").settings
+    preset = method.settings if look["preset"] is None else choose(method.presets, look["preset"], f"preset of {look['method']}")
+    options = parse("unlearn", Unlearn, flags, detector_settings=detector_settings, settings=preset)
+    from fspmu.engine.checkpoint import load
+    from fspmu.experiments.repair_run import unlearn
+    from fspmu.repairing import suitable_settings
+
+    if look["preset"] is None:  # the run is known by now, and with it the preset that suits it; explicit flags win over either
+        options = parse("unlearn", Unlearn, flags, detector_settings=detector_settings, settings=suitable_settings(options.method, load(options.run)))
+    _emit_outcome(unlearn(options), options.compute.json)
+
+
+def _evaluate(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import Evaluate
+
+    options = parse("evaluate", Evaluate, flags)
+    from fspmu.experiments.repair_run import evaluate
+    from fspmu.report.tables import evaluation_table
+
+    outcome = evaluate(options)
+    emit(outcome.record, options.compute.json, [evaluation_table(outcome.record["evaluation"])], [f"measured: {outcome.folder}"])
+
+
+def _predict(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import Predict
+
+    options = parse("predict", Predict, flags)
+    from fspmu.experiments.repair_run import predict_images
+    from fspmu.report.tables import prediction_table
+
+    table, path = predict_images(options)
+    rows = table.to_dict("records")
+    emit(
+        {"predictions": rows, "path": None if path is None else str(path)}, options.compute.json, [prediction_table(rows)], [f"written: {path}"] if path else []
+    )
+
+
+def _methods(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import Methods
+
+    options = parse("methods", Methods, flags)
+    from fspmu.experiments.inspecting import list_methods
+
+    result, tables, lines = list_methods()
+    emit(result, options.json, tables, lines)

@@ -1,0 +1,52 @@
+"""Random views of image batches, drawn PER IMAGE, and normalisation: free functions on tensors, on any device."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fspmu.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Views:
+    """One random view per image: crop offsets in pixels and mirror flags, each (B,)."""
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+    def __getitem__(self, chosen: slice) -> "Views":
+        return Views(self.top[chosen], self.left[chosen], self.flip[chosen])
+
+
+def draw_views(count: int, preprocessing: Preprocessing, generator: torch.Generator) -> Views | None:
+    """Draw `count` views on the CPU, so that every device and every number of processes sees the same ones."""
+    if preprocessing.augment == "none":
+        return None
+    offsets = torch.randint(0, 2 * preprocessing.padding + 1, (2, count), generator=generator)
+    flips = torch.rand(count, generator=generator) < 0.5
+    return Views(offsets[0], offsets[1], flips & (preprocessing.augment == "crop-flip"))
+
+
+def apply_views(pixels: Tensor, views: Views, padding: int) -> Tensor:
+    """Return crops of the zero-padded `pixels` (B, C, H, W), some mirrored, in channels-last memory.
+
+    The padding is black: it comes before normalisation (ALGORITHM, section 2).
+    """
+    count, _, height, width = pixels.shape
+    top, left, flip = (part.to(pixels.device, non_blocking=True) for part in (views.top, views.left, views.flip))
+    columns = torch.arange(width, device=pixels.device).expand(count, width)
+    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    rows = top[:, None] + torch.arange(height, device=pixels.device)
+    padded = F.pad(pixels, (padding,) * 4)
+    samples = torch.arange(count, device=pixels.device)[:, None, None]
+    return padded[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return float32 (B, C, H, W) in channels-last memory: (pixels / 255 - mean) / std."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, -1, 1, 1)
+    return pixels.to(torch.float32, memory_format=torch.channels_last).mul_(1 / (255 * std)).sub_(mean / std)

@@ -1,0 +1,245 @@
+"""Where images and their labels come from: bundled digits, CIFAR, the Hub, a folder of one's own."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fspmu.data.decoding import Decoded, Size, decode
+from fspmu.data.folders import find_images, list_folder
+from fspmu.data.hub import list_hub, list_parquet
+from fspmu.data.images import Images
+from fspmu.data.listing import Listing, align, some
+from fspmu.errors import InputError, suggestion
+from fspmu.preprocessing import Preprocessing
+
+DATA_DIR = "FSPMU_DATA_DIR"
+NAMES = ("digits", "cifar10", "cifar100")
+LABEL_COLUMNS = {"cifar10": "label", "cifar100": "fine_label"}
+NORMALISATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+}
+SMALLEST_STD = 1e-3
+SPLIT_SEED = 0  # fixed: a run's seed must not move what it is evaluated on
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a data set is read."""
+
+    data_dir: Path | None = None
+    """Folder that holds cifar10/ and cifar100/; default: the environment variable FSPMU_DATA_DIR."""
+    limit: int | None = None
+    """Only the first so many training images."""
+    test_limit: int | None = None
+    """At most so many test images, evenly spaced over the test part."""
+    test_share: float = 0.2
+    """Share of each class held out for evaluation when the data set has no test part, in [0, 1); 0: no evaluation."""
+    size: int | None = None
+    """Side in pixels to which images are resized; default: their own, or one for all where they differ."""
+    image_column: str | None = None
+    """Image column of an hf: data set; found when not given."""
+    label_column: str | None = None
+    """Label column of an hf: data set; found when not given."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, and list them, instead of stopping."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it came.
+
+    train_total counts the training images before any was left out (--limit, unreadable); rows (N,) int64 says which of
+    them are in `train`, None: the first N.
+    """
+
+    name: str
+    train: Images
+    test: Images | None
+    train_total: int
+    notes: tuple[str, ...] = ()
+    rows: Tensor | None = None
+
+
+def load_source(dataset: str, options: DataOptions) -> Source:
+    """Return the data set `dataset`: digits, cifar10, cifar100, hf:NAME_OR_PATH, or a folder.
+
+    Raises InputError when it is unknown, damaged, or has nothing to learn from.
+    """
+    _check_options(options)
+    with tempfile.TemporaryDirectory(prefix="fspmu-", ignore_cleanup_errors=True) as scratch:
+        name, train, test = _list_parts(dataset, options, Path(scratch))
+        return _read_parts(name, train, test, options)
+
+
+def load_unlabelled(path: Path, size: Size, skip_unreadable: bool) -> tuple[Tensor, list[str]]:
+    """Return every image below a folder, or of one file, as pixels (N, 3, H, W) uint8 of `size` (H, W), and their absolute paths.
+
+    Raises InputError when there is none or one cannot be read; with `skip_unreadable` a UserWarning names what was left out.
+    """
+    path = Path(path).expanduser().resolve()
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    files = find_images(path)[0] if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} holds no image")
+    decoded = decode(lambda row: files[row], [str(file) for file in files], size, skip_unreadable=skip_unreadable)
+    if len(decoded.kept) < len(files):
+        warnings.warn(decoded.notes[0], stacklevel=2)
+    return decoded.pixels, [str(files[row]) for row in decoded.kept.tolist()]
+
+
+def _check_options(options: DataOptions) -> None:
+    for name in ("limit", "test_limit", "size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {value}, but it must be at least 1")
+    if not 0 <= options.test_share < 1:
+        raise InputError(f"--test-share is {options.test_share}, but it is a fraction: give a number from 0 to below 1")
+
+
+def _list_parts(dataset: str, options: DataOptions, scratch: Path) -> tuple[str, Listing, Listing | None]:
+    """Return a name, the training part and the test part, if the data set has one."""
+    if dataset == "digits":
+        return dataset, _list_digits(), None
+    if dataset in NAMES:
+        return dataset, *_list_cifar(dataset, options.data_dir, scratch)
+    if dataset.startswith("hf:"):
+        return dataset, *list_hub(dataset.removeprefix("hf:"), scratch, options.image_column, options.label_column)
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        return path.resolve().name, *list_folder(path)
+    if path.exists():
+        raise InputError(f"{dataset} is a file; give the folder that holds the images, or hf:{dataset} for a parquet file")
+    raise InputError(f"no folder and no data set is named {dataset!r}; {suggestion(dataset, [*NAMES, 'hf:NAME_OR_PATH'])}, or a folder")
+
+
+def _list_digits() -> Listing:
+    """List scikit-learn's digits, (8, 8) with values 0 to 16."""
+    from sklearn.datasets import load_digits
+
+    values, labels = load_digits(return_X_y=True)
+    pictures = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    ids = [f"train/{row}" for row in range(len(labels))]
+    return Listing(lambda row: pictures[row], torch.from_numpy(labels.astype(np.int64)), tuple("0123456789"), ids)
+
+
+def _list_cifar(dataset: str, data_dir: Path | None, scratch: Path) -> tuple[Listing, Listing | None]:
+    """List CIFAR from a local folder in the Hub's layout, else from the Hub."""
+    place = data_dir or (Path(os.environ[DATA_DIR]) if os.environ.get(DATA_DIR) else None)
+    folder = place.expanduser() / dataset / "data" if place else None
+    test: Listing | None
+    if folder is not None and folder.is_dir():
+        train, test = list_parquet(folder, LABEL_COLUMNS[dataset])
+    else:
+        looked = f"{folder} does not exist, and" if folder else f"no folder is given with --data-dir or {DATA_DIR}, and"
+        try:
+            train, test = list_hub(f"uoft-cs/{dataset}", scratch, None, LABEL_COLUMNS[dataset])
+        except InputError as error:
+            raise InputError(f"{looked} {error}; put {dataset}/data/*.parquet into a folder and name it with --data-dir or {DATA_DIR}") from error
+    return _spelt(train), _spelt(test) if test else None
+
+
+def _spelt(listing: Listing) -> Listing:
+    """Return `listing` with the Hub's misspelt CIFAR-100 class put right."""
+    return replace(listing, class_names=tuple("crab" if name == "cra" else name for name in listing.class_names))
+
+
+def _read_parts(name: str, train: Listing, test: Listing | None, options: DataOptions) -> Source:
+    """Choose the rows, decode them, and put both parts together."""
+    names = train.class_names
+    if len(names) < 2:
+        raise InputError(f"{name} has {len(names)} class ({some(names)}); a classifier needs at least 2")
+    notes = list(train.notes)
+    if test is None:
+        train_rows, test_rows = hold_out(train.labels, options.test_share)
+        test = replace(train, ids=[identity.replace("train/", "test/", 1) for identity in train.ids] if train.paths is None else train.ids)
+        if len(test_rows):
+            notes.append(f"no test part: {len(test_rows):,} of {len(train):,} images held out for evaluation, {options.test_share:.0%} of each class")
+        else:
+            notes.append("no test part and none held out: nothing is evaluated")
+    else:
+        test = align(test, names)
+        train_rows, test_rows = torch.arange(len(train)), torch.arange(len(test))
+        notes += test.notes
+    total = len(train_rows)
+    _check_classes(train.labels[train_rows], options.limit, names)
+    train_rows = train_rows[: options.limit]
+    if options.test_limit is not None and options.test_limit < len(test_rows):
+        test_rows = test_rows[torch.arange(options.test_limit) * len(test_rows) // options.test_limit]
+
+    size = (options.size, options.size) if options.size else (32, 32) if name in LABEL_COLUMNS else None
+    decoded = _decode(train, train_rows, size, options.skip_unreadable)
+    images = _images(train, train_rows[decoded.kept], decoded.pixels, Preprocessing())
+    if missing := [names[label] for label, count in enumerate(images.class_counts) if not count]:
+        raise InputError(f"no readable image for the class {some(missing)}: mend its images or remove the class")
+    images = replace(images, preprocessing=preprocess(images.pixels, name))
+    notes += [f"training part: {note}" for note in decoded.notes]
+    test_images = None
+    if len(test_rows):
+        seen = _decode(test, test_rows, (images.pixels.shape[2], images.pixels.shape[3]), options.skip_unreadable)
+        test_images = _images(test, test_rows[seen.kept], seen.pixels, images.preprocessing)
+        notes += [f"test part: {note}" for note in seen.notes]
+    return Source(name, images, test_images, total, tuple(notes), decoded.kept)
+
+
+def hold_out(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Return training rows and test rows, both ascending, of labels (N,): `share` of each class is held out, never its last sample."""
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(int(labels.max()) + 1):
+        members = (labels == label).nonzero().flatten()
+        count = max(0, min(int(share * len(members) + 0.5), len(members) - 1))
+        held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def _check_classes(labels: Tensor, limit: int | None, names: Sequence[str]) -> None:
+    """Raise InputError when the first `limit` of the labels (N,) lack a class that the others have."""
+    first = torch.full((len(names),), len(labels)).scatter_reduce(0, labels, torch.arange(len(labels)), "amin")
+    absent = first >= len(labels)
+    if absent.any():
+        raise InputError(f"no image for the class {some([names[label] for label in absent.nonzero().flatten().tolist()])}: remove the class")
+    enough = int(first.max()) + 1
+    if limit is not None and limit < enough:
+        missing = [names[label] for label in (first >= limit).nonzero().flatten().tolist()]
+        raise InputError(f"the first {limit:,} training images have none of the class {some(missing)}; raise --limit to at least {enough:,}, or leave it out")
+
+
+def _decode(listing: Listing, rows: Tensor, size: Size | None, skip_unreadable: bool) -> Decoded:
+    chosen = rows.tolist()
+    return decode(lambda place: listing.picture(chosen[place]), [listing.ids[row] for row in chosen], size, skip_unreadable=skip_unreadable)
+
+
+def _images(listing: Listing, rows: Tensor, pixels: Tensor, preprocessing: Preprocessing) -> Images:
+    chosen = rows.tolist()
+    paths = None if listing.paths is None else [listing.paths[row] for row in chosen]
+    return Images(pixels, listing.labels[rows], listing.class_names, [listing.ids[row] for row in chosen], paths, preprocessing)
+
+
+def preprocess(pixels: Tensor, name: str) -> Preprocessing:
+    """Return how a model is to see training pixels (N, 3, H, W) uint8: published values for CIFAR, else their own mean and deviation."""
+    padding = min(pixels.shape[2:]) // 8
+    mean, std = NORMALISATION[name] if name in NORMALISATION else channel_statistics(pixels)
+    return Preprocessing(mean, std, "crop" if name == "digits" else "crop-flip", padding)
+
+
+def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of pixels (N, C, H, W) uint8 in [0, 1], the deviation never 0.
+
+    Counted by value, so that it is exact and no float copy of the set is made.
+    """
+    counts = torch.zeros(pixels.shape[1], 256, dtype=torch.float64)
+    for part in torch.split(pixels, 1024):
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.unbind(1)])
+    share, value = counts / counts.sum(dim=1, keepdim=True), torch.arange(256) / 255
+    mean = share @ value.double()
+    std = (share @ value.double().square() - mean.square()).clamp(min=0).sqrt().clamp(min=SMALLEST_STD)
+    return tuple(round(number, 6) for number in mean.tolist()), tuple(round(number, 6) for number in std.tolist())

@@ -1,0 +1,50 @@
+"""What a detector may see, and the seam between the two halves of one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Per-sample evidence in dataset order; a field is filled only for a detector that declares it in `needs`.
+
+    given_labels (N,) int64; logits (N, K); reference_losses (N,), the published loss pass; truth (N,) int64, for `known` alone.
+    """
+
+    given_labels: Tensor
+    num_classes: int
+    logits: Tensor | None = None
+    reference_losses: Tensor | None = None
+    truth: Tensor | None = None
+
+    def need(self, name: str) -> Tensor:
+        """Return the field called `name`.
+
+        Raises LookupError when it was not gathered.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise LookupError(f"this detector needs {name}, which was not gathered: declare it in `needs`")
+        assert isinstance(value, Tensor)
+        return value
+
+
+Score = Callable[[Evidence, Any, torch.Generator], Tensor]
+"""score(evidence, settings, generator) -> (N,), HIGH = looks wrong."""
+Cut = Callable[[Tensor, Tensor, Any, torch.Generator], Tensor]
+"""cut(score, given_labels, settings, generator) -> P(clean) (N,) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A score and a cut, chosen apart, with the settings of both."""
+
+    score: Score
+    cut: Cut
+    settings: Any
+    needs: frozenset[str]
+    about: str

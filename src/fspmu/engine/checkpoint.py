@@ -1,0 +1,138 @@
+"""Models and resume states on disk: safetensors and JSON, so that reading a file never runs it."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fspmu.errors import InputError, choose
+from fspmu.models import MODELS
+from fspmu.models.classifier import Classifier, Description
+from fspmu.preprocessing import Preprocessing
+from fspmu.results.record import SCHEMA, check_schema
+from fspmu.results.store import read_json, replacing, write_json
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors, whole or not at all; same tensors, same bytes."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors.
+
+    Raises InputError when the file is absent or damaged.
+    """
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no safetensors file: {error}") from None
+
+
+def save_model(model: Classifier, folder: Path) -> None:
+    """Write `model.safetensors` and `model.json`.
+
+    Raises InputError when the model has no description to build it from again.
+    """
+    if model.description is None:
+        raise InputError("this model has no description: it was not made by fspmu.models")
+    save_tensors(folder / "model.safetensors", model.state_dict())
+    write_json(folder / "model.json", {"schema": SCHEMA, **asdict(model.description)})
+
+
+def load(folder: str | Path) -> Classifier:
+    """Return the model of a run folder, trained or repaired, in evaluation mode on the CPU.
+
+    Its `description` holds class names and preprocessing. Raises InputError when the folder holds no model, or one of a newer schema.
+    """
+    folder = Path(folder)
+    if not (folder / "model.json").exists():
+        raise InputError(f"{folder} holds no model (no model.json); give the folder of a finished `fspmu pretrain` or `fspmu unlearn`")
+    content = read_json(folder / "model.json")
+    check_schema(content, folder / "model.json")
+    try:
+        wanted = content["preprocessing"]
+        preprocessing = Preprocessing(tuple(wanted["mean"]), tuple(wanted["std"]), wanted["augment"], wanted["padding"])
+        description = Description(content["name"], content["arguments"], tuple(content["class_names"]), preprocessing, content["trained_by"])
+        model = build_model(description)
+        model.load_state_dict(load_tensors(folder / "model.safetensors"))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{folder} holds a damaged model: {error}") from None
+    return model.eval()
+
+
+def build_model(description: Description, generator: torch.Generator | None = None) -> Classifier:
+    """Return the described network with fresh weights, drawn from `generator` alone."""
+    builder = choose(MODELS, description.name, "model")
+    with torch.random.fork_rng(devices=[]):
+        if generator is not None:
+            torch.manual_seed(int(torch.randint(0, 2**62, (), generator=generator)))
+        model = builder(len(description.class_names), **description.arguments)
+    model.description = description
+    return model
+
+
+def describe(model: Classifier, **changes: Any) -> Classifier:
+    """Set some fields of the model's description; return the model."""
+    if model.description is not None:
+        model.description = replace(model.description, **changes)
+    return model
+
+
+def save_state(path: Path, objects: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Write what the objects' `state_dict` hold, and `extra` (JSON), into one file: never half of it."""
+    tensors: dict[str, Tensor] = {}
+    tree = {name: _encode(thing.state_dict(), name, tensors) for name, thing in objects.items()}
+    save_tensors(path, tensors, {"schema": str(SCHEMA), "tree": json.dumps(tree), "extra": json.dumps(extra)})
+
+
+def load_state(path: Path, objects: dict[str, Any]) -> dict[str, Any]:
+    """Give the objects their states back; return `extra`."""
+    tensors = load_tensors(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tree = json.loads(metadata["tree"])
+    for name, thing in objects.items():
+        thing.load_state_dict(_decode(tree[name], tensors))
+        if isinstance(thing, torch.optim.Optimizer):
+            _follow_layout(thing)
+    extra: dict[str, Any] = json.loads(metadata["extra"])
+    return extra
+
+
+def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):  # pairs, because JSON keys are strings and an optimiser's are not
+        return {"dict": [[key, _encode(entry, f"{name}.{key}", tensors)] for key, entry in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_encode(entry, f"{name}.{number}", tensors) for number, entry in enumerate(value)]}
+    return value
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "dict" in value:
+        return {key: _decode(entry, tensors) for key, entry in value["dict"]}
+    return [_decode(entry, tensors) for entry in value["list"]]
+
+
+def _follow_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the optimiser's tensors out like their parameters: fused kernels walk both in one order."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

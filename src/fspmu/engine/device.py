@@ -1,0 +1,39 @@
+"""Which device and which number format this machine offers."""
+
+import torch
+
+from fspmu.errors import InputError, choose
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`: auto, cpu, cuda, cuda:1, mps.
+
+    Raises InputError when this machine does not have it.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    kind, _, number = name.partition(":")
+    if not choose(available, kind, "device"):
+        raise InputError(f"device {name!r} is not available on this machine; give --device auto or --device cpu")
+    if number and (not number.isdigit() or (kind == "cuda" and int(number) >= torch.cuda.device_count())):
+        raise InputError(f"device {name!r} is not one of the {torch.cuda.device_count()} GPUs of this machine")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return `fp32` or `bf16`; `auto` is bf16 where the device computes it natively."""
+    if name != "auto":
+        choose(DTYPES, name, "precision")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bf16" if device.type == "cpu" and native() else "fp32"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether `error` says that an allocation failed, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "MPS backend out of memory" in str(error)

@@ -1,0 +1,153 @@
+"""One run: its device, precision, random streams, progress, notices, timing, and the epochs that can be stopped and resumed."""
+
+import contextlib
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fspmu.data.batches import Batch, Batches
+from fspmu.data.images import Images
+from fspmu.data.split import indices_of
+from fspmu.engine.checkpoint import load_state, save_state
+from fspmu.engine.device import DTYPES, choose_device, choose_precision
+from fspmu.models.classifier import Classifier, Output
+from fspmu.results.store import RunFolder
+
+Forward = Callable[[Tensor], Output]
+
+
+class Stateful(Protocol):
+    """Anything a checkpoint can hold: modules, optimisers, histories."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as nested dicts, lists, tensors and plain values."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take the state back."""
+
+
+@dataclass
+class Run:
+    """Everything about a run that is not the method's own business."""
+
+    device: torch.device = torch.device("cpu")
+    precision: str = "fp32"
+    seed: int = 0
+    folder: RunFolder | None = None
+    evaluation: Images | None = field(default=None, repr=False)
+    """Images whose accuracy is measured after each epoch; never trained on."""
+    progress: bool = False
+    """Whether bars and notices go to standard error."""
+    stage: str = ""
+    notices: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    passes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Per stage: how many samples went forward and backward through a network."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """What was logged, an epoch each, as in `metrics.jsonl`."""
+
+    @classmethod
+    def create(cls, *, device: str = "auto", precision: str = "auto", **fields: Any) -> "Run":
+        """Return a run on the named device and precision.
+
+        Raises InputError when this machine has neither.
+        """
+        place = choose_device(device)
+        return cls(device=place, precision=choose_precision(precision, place), **fields)
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """Return a CPU generator for one purpose, so that one more draw elsewhere does not move it.
+
+        Nothing random needs saving: an epoch run again asks for the same purpose.
+        """
+        digest = hashlib.sha256(repr((self.seed, *purpose)).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def notice(self, text: str) -> None:
+        """Say one line now, and keep it for the record."""
+        if text not in self.notices:
+            self.notices.append(text)
+            if self.progress:
+                tqdm.write(f"note: {text}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Name the stage and add its wall time to `seconds`."""
+        outer, self.stage, started = self.stage, stage, time.perf_counter()
+        self.passes.setdefault(stage, {"forward": 0, "backward": 0})
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            self.stage = outer
+
+    def place(self, model: Classifier) -> Classifier:
+        """Return `model` on the device, in the memory layout that convolutions are fastest in."""
+        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def forward(self, model: Classifier) -> Forward:
+        """Return `model` as a function in the run's precision whose outputs are float32, counting samples."""
+        dtype = DTYPES[self.precision]
+
+        def call(images: Tensor) -> Output:
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                output = model(images)
+            counts = self.passes.setdefault(self.stage, {"forward": 0, "backward": 0})
+            counts["forward"] += len(images)
+            counts["backward"] += len(images) * torch.is_grad_enabled()
+            return Output(output.logits.float(), output.features.float())
+
+        return call
+
+    def batches(self, images: Images, chosen: Tensor | None, size: int, purpose: str, epoch: int) -> Batches:
+        """Return the shuffled, augmented batches of one pass over the samples where `chosen` (N,) bool is set; None: all."""
+        indices = torch.arange(len(images)) if chosen is None else indices_of(chosen)
+        return Batches(images, indices, size, self.generator(self.stage, purpose, epoch))
+
+    def bar(self, steps: Iterable[Batch], label: str) -> Iterable[Batch]:
+        """Return `steps` under a progress bar that goes when it is done."""
+        watched = self.progress and sys.stderr.isatty()  # a log file needs no bar within an epoch
+        return tqdm(steps, desc=label, leave=False, disable=not watched, file=sys.stderr, mininterval=0.5, unit="batch")  # type: ignore[no-any-return]
+
+    def epochs(self, total: int, **state: Stateful) -> Iterator[int]:
+        """Yield the epochs 1 to `total`; after each, save `state`, so that a run stopped at any moment goes on from its last whole epoch."""
+        path = None if self.folder is None else self.folder.state / f"{self.stage}.safetensors"
+        done, spent, started = 0, 0.0, time.perf_counter()
+        if path is not None and self.folder is not None and path.exists():
+            saved = load_state(path, state)
+            done, spent, self.passes[self.stage] = saved["epoch"], saved["seconds"], saved["passes"]
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + spent
+            self.folder.forget_metrics(self.stage, done)
+            self.lines += self.folder.metrics(self.stage)
+            for text in saved["notices"]:
+                self.notice(text)
+        elif self.folder is not None:
+            self.folder.forget_metrics(self.stage, 0)
+        pause = 0.1 if sys.stderr.isatty() else 30.0
+        with tqdm(total=total, initial=done, desc=self.stage, disable=not self.progress, file=sys.stderr, unit="epoch", mininterval=pause) as bar:
+            for epoch in range(done + 1, total + 1):
+                yield epoch
+                if path is not None:
+                    elapsed = spent + time.perf_counter() - started
+                    save_state(path, state, {"epoch": epoch, "seconds": elapsed, "passes": self.passes[self.stage], "notices": self.notices})
+                bar.update()
+                if self.lines:
+                    bar.set_postfix({key: f"{value:.3g}" for key, value in self.lines[-1].items() if isinstance(value, float)}, refresh=False)
+
+    def log(self, epoch: int, **values: float | None) -> None:
+        """Keep the figures of one epoch, in memory and in `metrics.jsonl`."""
+        line = {"stage": self.stage, "epoch": epoch} | {name: value for name, value in values.items() if value is not None}
+        self.lines.append(line)
+        if self.folder is not None:
+            self.folder.log(line)
+
+    def accuracies(self, stage: str) -> list[float]:
+        """Return the evaluation accuracy after each epoch of `stage`, fractions; empty without evaluation images."""
+        return [line["test_accuracy"] for line in self.lines if line["stage"] == stage and "test_accuracy" in line]

@@ -1,0 +1,95 @@
+"""The step, owned once: zero_grad, forward, backward, clip, update; and the optimisers that methods share."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from fspmu.data.batches import Batch
+from fspmu.engine.device import is_out_of_memory
+from fspmu.engine.run import Forward, Run
+from fspmu.errors import NonFiniteLoss
+from fspmu.models.classifier import Classifier
+
+Loss = Callable[[Forward, Batch], tuple[Tensor, dict[str, Tensor]]]
+"""loss(model, batch) -> (scalar to minimise, scalars to log); `model` is a function of images."""
+
+_CHECK_EVERY = 64
+"""Steps between two looks at the loss: each look makes the host wait for the device."""
+
+
+def sgd(model: Classifier, lr: float, *, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.SGD:
+    """Return SGD on every parameter that takes a gradient, fused where the device has it."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def step_decay(epoch: int, milestones: tuple[int, ...], factor: float = 0.1) -> float:
+    """Return factor to the power of how many milestones lie before `epoch` (counted from 1)."""
+    return float(factor ** sum(epoch > milestone for milestone in milestones))
+
+
+def train_epoch(
+    model: Classifier, batches: Iterable[Batch], loss: Loss, optimizer: torch.optim.Optimizer, run: Run, *, clip: float | None = None, label: str = "loss"
+) -> dict[str, float]:
+    """Take one optimiser step for each batch; return the means of what `loss` reports, under its own names and `label`.
+
+    clip bounds each gradient entry by its absolute value.
+    Raises NonFiniteLoss when a loss is NaN or infinite.
+    """
+    model.train()
+    forward = run.forward(model)
+    totals: dict[str, Tensor] = {}
+    first_bad = torch.full((), torch.iinfo(torch.int64).max, device=run.device)
+    steps = parts = 0
+    for batch in run.bar(batches, label):
+        parts, value, values = _step(forward, batch, loss, optimizer, run, parts or 1)
+        if clip is not None:
+            torch.nn.utils.clip_grad_value_(model.parameters(), clip)
+        optimizer.step()
+        steps += 1
+        first_bad = torch.where(torch.isfinite(value), first_bad, first_bad.clamp(max=steps))
+        for name, number in (values | {label: value}).items():
+            totals[name] = totals[name] + number if name in totals else number
+        if steps % _CHECK_EVERY == 0:
+            _refuse_non_finite(first_bad, run)
+    _refuse_non_finite(first_bad, run)
+    return {name: float(total) / steps for name, total in totals.items()}
+
+
+def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Optimizer, run: Run, parts: int) -> tuple[int, Tensor, dict[str, Tensor]]:
+    """Leave the gradient of the batch mean in the parameters; return how many parts that took, the loss and what it reports."""
+    while True:
+        try:
+            optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=run.device)
+            reported: dict[str, Tensor] = {}
+            for part in batch.parts(parts):
+                share = len(part) / len(batch)
+                value, values = loss(forward, part)
+                (value * share).backward()  # type: ignore[no-untyped-call]
+                total = total + value.detach() * share
+                reported = {name: reported.get(name, torch.zeros_like(total)) + number.detach() * share for name, number in values.items()}
+            return parts, total, reported
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(batch) < 4 * parts:
+                raise
+        parts *= 2
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+        run.notice(f"out of memory in {run.stage}: batches go in {parts} parts of about {len(batch) // parts} samples, their gradients summed")
+
+
+def _refuse_non_finite(first_bad: Tensor, run: Run) -> None:
+    step = int(first_bad)
+    if step < torch.iinfo(torch.int64).max:
+        epoch = sum(line["stage"] == run.stage for line in run.lines) + 1
+        kept = f"the last whole epoch is kept in {run.folder.state}" if run.folder is not None and epoch > 1 else "nothing was changed"
+        raise NonFiniteLoss(f"the loss became NaN or infinite in {run.stage}, epoch {epoch}, step {step}; {kept}; try a smaller --lr or --precision fp32")

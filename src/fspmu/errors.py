@@ -1,0 +1,46 @@
+"""What can go wrong in a way that the person at the keyboard can mend."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class InputError(ValueError):
+    """A request that cannot be carried out as given; the message names the value and the way out."""
+
+
+class EmptySplit(InputError):
+    """A split with nothing left to learn from."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss that became NaN or infinite; the last saved epoch is untouched."""
+
+
+class DetectionWarning(UserWarning):
+    """A detector's result that deserves a second look."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the ends of a sentence: the nearest known name, if one is near, and all of them."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(names)}"
+
+
+def choose(family: Mapping[str, Value], name: str, kind: str) -> Value:
+    """Return `family[name]`.
+
+    Raises InputError that suggests the nearest name.
+    """
+    if name not in family:
+        raise InputError(f"unknown {kind} {name!r}; {suggestion(name, family)}")
+    return family[name]
+
+
+def check_share(value: float, name: str) -> None:
+    """Raise InputError unless `value` is a fraction in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} is {value}, but it is a fraction: give a number from 0 to 1")

@@ -1,0 +1,98 @@
+"""Looking without computing: what a data set holds, and what this installation offers."""
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from fspmu.data.label_noise import inject
+from fspmu.data.sources import load_source
+from fspmu.detection import DETECTORS
+from fspmu.engine.run import Run
+from fspmu.experiments.experiment import Inspect
+from fspmu.experiments.pipeline import describe_data
+from fspmu.models import MODELS
+from fspmu.pretraining import METHODS as PRETRAINING
+from fspmu.report.tables import new_table
+from fspmu.unlearning import METHODS as UNLEARNING
+
+Shown = tuple[dict[str, Any], list[Table], list[str]]
+
+DATASETS = {
+    "digits": "1,797 real 8x8 digits that come with scikit-learn",
+    "cifar10": "60,000 real 32x32 images, 10 classes, from --data-dir or the Hub",
+    "cifar100": "60,000 real 32x32 images, 100 classes, from --data-dir or the Hub",
+    "hf:NAME_OR_PATH": "an image data set of the Hub, or one on disk that `datasets` reads",
+    "FOLDER": "a folder per class, or images with a labels.csv (file_name,label)",
+}
+
+EXTRAS = {
+    "timm": ("timm", "pretrained image models"),
+    "hf": ("transformers", "models of the Hugging Face Hub"),
+    "ray": ("ray", "many runs over several GPUs or machines"),
+    "tensorboard": ("tensorboard", "curves in TensorBoard"),
+    "tsne": ("openTSNE", "features after unlearning placed into the map of those before"),
+    "cleanlab": ("cleanlab", "its detectors beside ours"),
+}
+
+
+def inspect_dataset(options: Inspect) -> Shown:
+    """Return what is understood of a data set, with the noise that the options would inject."""
+    source = load_source(options.dataset, options.data)
+    seed = options.compute.seed or 0
+    noise_seed = seed if options.noise.noise_seed is None else options.noise.noise_seed
+    noisy = inject(source, options.noise, Run(seed=noise_seed).generator("noise"), noise_seed)
+    result = describe_data(source, noisy.train, noisy.test, {"preprocessing": asdict(noisy.train.preprocessing), "flip_rate": noisy.flip_rate})
+    result["notes"] += noisy.notes
+    table = new_table(escape(f"{source.name}: {len(noisy.train):,} training and {result['test']:,} test images"), "class", "training", "test")
+    tests = noisy.test.class_counts if noisy.test is not None else [0] * noisy.train.num_classes
+    for name, count, test in zip(noisy.train.class_names, noisy.train.class_counts, tests, strict=True):
+        table.add_row(escape(name), f"{count:,}", f"{test:,}")
+    channels, height, width = result["shape"]
+    prepared = noisy.train.preprocessing
+    lines = [
+        f"images       {width} x {height} pixels, {channels} channels",
+        f"mean, std    {' '.join(f'{x:.4f}' for x in prepared.mean)}, {' '.join(f'{x:.4f}' for x in prepared.std)}",
+        f"augmentation {prepared.augment}" + (f", {prepared.padding} px padding" if prepared.padding else ""),
+        f"fingerprint  {result['fingerprint']}",
+        *([f"wrong labels {noisy.flip_rate:.2%} after noise {options.noise.noise_mode}"] if options.noise.noise_mode != "none" else []),
+        *(f"note: {note}" for note in result["notes"]),
+    ]
+    return result, [table], lines
+
+
+def list_methods() -> Shown:
+    """Return every choice by family, and the extras that are not installed with the line that adds them."""
+    families = {
+        "datasets": DATASETS,
+        "models": {name: (builder.__doc__ or "").strip().split("\n")[0] for name, builder in MODELS.items()},
+        "pretraining": {name: method.about for name, method in PRETRAINING.items()},
+        "detectors": {name: detector.about for name, detector in DETECTORS.items()},
+        "unlearning": {name: method.about for name, method in UNLEARNING.items()},
+    }
+    extras = {
+        name: {"installed": find_spec(module) is not None, "adds": about, "install": f"pip install 'fspmu[{name}]'"} for name, (module, about) in EXTRAS.items()
+    }
+    result: dict[str, Any] = {
+        "datasets": DATASETS,
+        "models": families["models"],
+        "pretraining": {name: {"about": method.about, "settings": asdict(method.settings)} for name, method in PRETRAINING.items()},
+        "detectors": {
+            name: {"about": detector.about, "needs": sorted(detector.needs), "settings": asdict(detector.settings)} for name, detector in DETECTORS.items()
+        },
+        "unlearning": {
+            name: {"about": method.about, "settings": asdict(method.settings), "presets": {key: asdict(value) for key, value in method.presets.items()}}
+            for name, method in UNLEARNING.items()
+        },
+        "extras": extras,
+    }
+    tables = []
+    for family, members in families.items():
+        table = Table(title=family, title_justify="left", box=None, show_header=False, padding=(0, 2))
+        for name, about in members.items():
+            table.add_row(escape(name), escape(about))
+        tables.append(table)
+    lines = [f"absent extra {name}: {entry['adds']}; {entry['install']}" for name, entry in extras.items() if not entry["installed"]]
+    return result, tables, ["", *lines]

@@ -1,0 +1,214 @@
+"""Data -> noise -> training, and an earlier run -> detection -> unlearning: each into a folder, with a record."""
+
+import contextlib
+import hashlib
+import signal
+import types
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fspmu.data.images import Images
+from fspmu.data.label_noise import inject
+from fspmu.data.sources import DataOptions, Source, load_source
+from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, save_model, save_tensors
+from fspmu.engine.inference import predict
+from fspmu.engine.run import Run
+from fspmu.errors import InputError, choose
+from fspmu.experiments.drawing import check_picture, draw, write_predictions
+from fspmu.experiments.experiment import Compute, OnRun, Pretrain
+from fspmu.models import MODELS, WIDTHS
+from fspmu.models.classifier import Classifier, Description
+from fspmu.preprocessing import AUGMENTATIONS
+from fspmu.pretraining import METHODS
+from fspmu.results.record import check_schema, make_record
+from fspmu.results.store import RunFolder, config_hash, read_json, write_json
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a command wrote, and its record."""
+
+    folder: Path
+    record: Json
+    already_done: bool = False
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """An earlier run, with its images loaded again and checked against its fingerprint."""
+
+    path: Path
+    config: Json
+    record: Json
+    model: Classifier
+    images: Images
+    test: Images | None
+    truth: Tensor | None
+    labels: dict[str, Tensor]
+
+
+@contextlib.contextmanager
+def folder_for(out: Path, config: Json, resume: bool) -> Iterator[RunFolder]:
+    """Enter the folder of `config`, and leave it unlocked; SIGTERM leaves it like Ctrl-C does."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    folder = RunFolder(out)
+    folder.open(config, resume=resume)
+    with contextlib.suppress(ValueError):  # only a main thread may set handlers
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        folder.close()
+
+
+def make_run(compute: Compute, folder: RunFolder | None, evaluation: Images | None, seed: int) -> Run:
+    """Return the run that the options ask for, its evaluation images on the device."""
+    run = Run.create(device=compute.device, precision=compute.precision, seed=seed, folder=folder, progress=True)
+    run.evaluation = None if evaluation is None else evaluation.to(run.device)
+    return run
+
+
+def data_config(dataset: str, options: DataOptions, train: Images) -> Json:
+    """Return what identifies the data: how it was asked for, and its fingerprint; not where CIFAR lies on this machine."""
+    asked = {name: value for name, value in asdict(options).items() if name != "data_dir"}
+    place = Path(dataset).expanduser()
+    return {"dataset": str(place.resolve()) if place.is_dir() and ":" not in dataset else dataset, **asked, "fingerprint": train.fingerprint()}
+
+
+def precision_config(compute: Compute) -> Json:
+    """Return the precision where it was chosen; the automatic one belongs to the machine, not to the run."""
+    return {} if compute.precision == "auto" else {"precision": compute.precision}
+
+
+def pretrain(options: Pretrain) -> Outcome:
+    """Train a network as `options` ask, into a run folder.
+
+    Raises InputError for everything that the options get wrong, before anything is written.
+    """
+    method = choose(METHODS, options.method, "method")
+    settings = options.settings or method.settings
+    seed = options.compute.seed or 0
+    source = load_source(options.dataset, options.data)
+    noise_seed = seed if options.noise.noise_seed is None else options.noise.noise_seed
+    noisy = inject(source, options.noise, Run(seed=noise_seed).generator("noise"), noise_seed)
+    train, test = noisy.train, noisy.test
+    if options.augment is not None:
+        choose(AUGMENTATIONS, options.augment, "augmentation")
+        wanted = replace(train.preprocessing, augment=options.augment, padding=max(train.preprocessing.padding, train.pixels.shape[-1] // 8, 1))
+        train, test = train.prepared_as(wanted), None if test is None else test.prepared_as(wanted)
+    check_picture(options.picture, train)
+    name = options.model or ("smallcnn" if min(train.pixels.shape[2:]) < 16 else "preactresnet18")
+    choose(MODELS, name, "model")
+    if options.width is not None and options.width < 1:
+        raise InputError(f"--width is {options.width}, but a layer has at least 1 channel")
+    arguments = {"width": options.width or WIDTHS[name], "channels": train.pixels.shape[1]}
+    description = Description(name, arguments, train.class_names, train.preprocessing, trained_by=options.method)
+    config = {
+        "command": "pretrain",
+        "data": data_config(options.dataset, options.data, source.train),
+        "noise": _noise_config(options, train.given_labels),
+        "model": {"name": name, **arguments, "augment": train.preprocessing.augment},
+        "method": options.method,
+        "settings": asdict(settings),
+        "seed": seed,
+        **precision_config(options.compute),
+    }
+    noise_name = f"-{options.noise.noise_mode}-{options.noise.noise_rate:g}" if options.noise.noise_mode != "none" else ""
+    out = options.compute.out or Path("runs") / f"{source.name}{noise_name}-{options.method}-{config_hash(config)[:8]}"
+    with folder_for(out, config, options.compute.resume) as folder:
+        if folder.finished:
+            return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+        run = make_run(options.compute, folder, test, seed)
+        for note in (*source.notes, *noisy.notes):
+            run.notice(note)
+        known = options.noise.noise_mode != "none"
+        labels = {"given": train.given_labels} | ({"true": noisy.true_labels, "slots": noisy.slots} if known else {})
+        save_tensors(folder.path / "labels.safetensors", labels | ({"test": test.given_labels} if test is not None else {}))
+        with run.timed("pretraining"):
+            trained = method.pretrain(train.to(run.device), lambda generator: build_model(description, generator), settings, run)
+        save_model(describe(trained.models[0], trained_by=options.method), folder.path)
+        if options.picture.tsne:
+            seen = predict(trained.models[0], train.to(run.device), run)
+            write_predictions(folder.path, seen, None, torch.ones(len(train), dtype=torch.bool))
+            draw(options.picture, folder.path, train.class_names, seed, run)
+        save_tensors(folder.path / "sample_history.safetensors", {"margins": trained.history.margins})
+        accuracies = run.accuracies("pretraining")
+        record = make_record(
+            config=config,
+            data=describe_data(source, train, test, {"flip_rate": noisy.flip_rate} if known else {}),
+            pretraining={
+                "method": options.method,
+                "settings": asdict(settings),
+                "epochs": len(accuracies) or settings.epochs,
+                "passes": run.passes["pretraining"],
+            },
+            test_accuracy={"last": accuracies[-1], "best": max(accuracies)} if accuracies else None,
+            seconds=run.seconds,
+            warnings=run.notices,
+        )
+        write_json(folder.path / "record.json", record)
+        folder.finish()
+    return Outcome(folder.path, record)
+
+
+def _noise_config(options: Pretrain, given_labels: Tensor) -> Json:
+    asked = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options.noise).items()}
+    return asked | {"labels": hashlib.sha256(given_labels.numpy().tobytes()).hexdigest()[:16]}
+
+
+def describe_data(source: Source, train: Images, test: Images | None, extra: Json) -> Json:
+    """Return the record's section on the data."""
+    return {
+        "name": source.name,
+        "train": len(train),
+        "test": len(test) if test is not None else 0,
+        "classes": list(train.class_names),
+        "class_counts": train.class_counts,
+        "shape": list(train.pixels.shape[1:]),
+        "fingerprint": source.train.fingerprint(),
+        "notes": list(source.notes),
+        **extra,
+    }
+
+
+def open_run(options: OnRun) -> OpenedRun:
+    """Load an earlier run and its images.
+
+    Raises InputError when the run is not finished, or its images are not where they were or not what they were.
+    """
+    path = options.run.expanduser().resolve()
+    if not (path / "config.json").exists():
+        raise InputError(f"{path} is no run folder (no config.json); make one with `fspmu pretrain`")
+    stored = read_json(path / "config.json")
+    check_schema(stored, path / "config.json")
+    if not (path / "done").exists():
+        raise InputError(f"{path} is not finished; run the command that made it again with --resume")
+    config = stored["config"]
+    if "data" not in config:
+        raise InputError(f"{path} holds no model to work on, it was made by `fspmu {config.get('command')}`; give the folder of `fspmu pretrain`")
+    asked = {name: value for name, value in config["data"].items() if name not in ("dataset", "fingerprint")}
+    source = load_source(options.dataset or config["data"]["dataset"], DataOptions(**asked, data_dir=options.data_dir))
+    if source.train.fingerprint() != config["data"]["fingerprint"]:
+        raise InputError(f"the images of {source.name} are not those {path} was trained on; give the right ones with --dataset or --data-dir")
+    model, labels = load(path), load_tensors(path / "labels.safetensors")
+    preprocessing = model.description.preprocessing if model.description else source.train.preprocessing
+    images = source.train.with_labels(labels["given"], model.class_names).prepared_as(preprocessing)
+    test = None if source.test is None else source.test.with_labels(labels["test"], model.class_names).prepared_as(preprocessing)
+    return OpenedRun(path, config, read_json(path / "record.json"), model, images, test, labels.get("true"), labels)
+
+
+def seed_of(options: OnRun, opened: OpenedRun) -> int:
+    """Return the seed asked for, else that of the run."""
+    return int(opened.config["seed"] if options.compute.seed is None else options.compute.seed)

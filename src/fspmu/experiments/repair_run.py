@@ -1,0 +1,162 @@
+"""Commands on an earlier run: detect, unlearn, evaluate, predict."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fspmu.data.images import Images
+from fspmu.data.sources import load_unlabelled
+from fspmu.detection import DETECTORS
+from fspmu.detection.label_issues import write_issues
+from fspmu.engine.checkpoint import describe, load, save_model, save_tensors
+from fspmu.engine.inference import accuracy_of, predict
+from fspmu.errors import InputError, choose
+from fspmu.experiments.drawing import check_picture, draw, write_predictions
+from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
+from fspmu.experiments.pipeline import Json, OpenedRun, Outcome, folder_for, make_run, open_run, precision_config, seed_of
+from fspmu.repairing import Detection, find_label_issues, repair, suitable_settings
+from fspmu.results.record import make_record
+from fspmu.results.store import read_json, write_json, write_text
+
+
+def detect(options: Detect) -> Outcome:
+    """Write the label issues of a run, as its model and a detector see them."""
+    detector = choose(DETECTORS, options.detector, "detector")
+    opened = open_run(options)
+    settings = options.detector_settings or detector.settings
+    config = _config("detect", options, opened) | {"detector": options.detector, "detector_settings": asdict(settings), "cut": asdict(options.cut)}
+    out = options.compute.out or opened.path / f"detect-{options.detector}"
+    with folder_for(out, config, options.compute.resume) as folder:
+        if folder.finished:
+            return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+        run = make_run(options.compute, folder, None, seed_of(options, opened))
+        found = find_label_issues(opened.model, opened.images, detector=options.detector, settings=settings, cut=options.cut, truth=opened.truth, run=run)
+        _write_detection(found, folder.path)
+        write_issues(found.issues, folder.path / "label_issues.csv")
+        record = make_record(config=config, data=opened.record["data"], detection=found.report, seconds=run.seconds, warnings=run.notices)
+        write_json(folder.path / "record.json", record)
+        folder.finish()
+    return Outcome(folder.path, record)
+
+
+def unlearn(options: Unlearn) -> Outcome:
+    """Write the repaired model of a run, and everything that shows what changed."""
+    detector = choose(DETECTORS, options.detector, "detector")
+    opened = open_run(options)
+    settings = options.settings or suitable_settings(options.method, opened.model, options.preset)
+    detector_settings = options.detector_settings or detector.settings
+    check_picture(options.picture, opened.images)
+    config = _config("unlearn", options, opened) | {
+        "data": opened.config["data"],
+        "method": options.method,
+        "settings": asdict(settings),
+        "detector": options.detector,
+        "detector_settings": asdict(detector_settings),
+        "cut": asdict(options.cut),
+        "picture": asdict(options.picture),
+    }
+    out = options.compute.out or opened.path / f"unlearn-{options.method}-{options.detector}"
+    with folder_for(out, config, options.compute.resume) as folder:
+        if folder.finished:
+            return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+        run = make_run(options.compute, folder, opened.test, seed_of(options, opened))
+        repaired = repair(
+            opened.model,
+            opened.images,
+            method=options.method,
+            settings=settings,
+            detector=options.detector,
+            detector_settings=detector_settings,
+            cut=options.cut,
+            truth=opened.truth,
+            run=run,
+        )
+        _write_detection(repaired.detection, folder.path)
+        write_issues(repaired.issues, folder.path / "label_issues.csv")
+        save_tensors(folder.path / "labels.safetensors", opened.labels)
+        write_predictions(folder.path, repaired.detection.predictions, repaired.after, repaired.detection.split.retain)
+        save_model(describe(repaired.model), folder.path)
+        record = make_record(
+            config=config,
+            data=opened.record["data"],
+            pretraining=opened.record["pretraining"],
+            detection=repaired.detection.report,
+            unlearning=repaired.report,
+            test_accuracy=repaired.test_accuracy,
+            seconds=run.seconds | {"pretraining": opened.record["seconds"].get("pretraining")},
+            warnings=run.notices,
+        )
+        write_json(folder.path / "record.json", record)
+        draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
+        folder.finish()
+    return Outcome(folder.path, record)
+
+
+def _config(command: str, options: Any, opened: OpenedRun) -> Json:
+    """Return the part of a config that every command on a run shares: the run it started from, by its config, not by its place."""
+    stored = read_json(opened.path / "config.json")
+    return {"command": command, "run": stored["hash"], "seed": seed_of(options, opened), **precision_config(options.compute)}
+
+
+def _write_detection(found: Detection, folder: Path) -> None:
+    tensors = {"retain": found.split.retain, "forget": found.split.forget, "clean_probability": found.split.clean_probability, "score": found.score}
+    save_tensors(folder / "split.safetensors", tensors)
+
+
+def evaluate(options: Evaluate) -> Outcome:
+    """Measure a run's model on its evaluation and training images; with `out`, write the record there."""
+    opened = open_run(options)
+    run = make_run(options.compute, None, opened.test, seed_of(options, opened))
+    model = run.place(opened.model)
+
+    def measure(images: Images, truth: Tensor | None) -> Json:
+        images = images.to(run.device)
+        with run.timed("evaluation"):
+            logits = predict(model, images, run).logits
+        given = images.given_labels.cpu()
+        right = logits.argmax(dim=1) == given
+        per_class = {name: float(right[given == k].float().mean()) if bool((given == k).any()) else None for k, name in enumerate(images.class_names)}
+        return {"accuracy": accuracy_of(logits, given), "true_accuracy": None if truth is None else accuracy_of(logits, truth), "per_class": per_class}
+
+    figures = {"train": measure(opened.images, opened.truth), "test": None if opened.test is None else measure(opened.test, None)}
+    config = _config("evaluate", options, opened)
+    record = make_record(
+        config=config,
+        data=opened.record["data"],
+        test_accuracy={"last": figures["test"]["accuracy"]} if figures["test"] else None,
+        seconds=run.seconds,
+        warnings=run.notices,
+    ) | {"evaluation": figures}
+    if options.compute.out is None:
+        return Outcome(opened.path, record)
+    with folder_for(options.compute.out, config, options.compute.resume) as folder:
+        write_json(folder.path / "record.json", record)
+        folder.finish()
+    return Outcome(folder.path, record)
+
+
+def predict_images(options: Predict) -> tuple[pd.DataFrame, Path | None]:
+    """Return the predicted class of every image, with its probability; with `out`, write `predictions.csv` there."""
+    model = load(options.run)
+    content = read_json(options.run / "record.json")
+    if model.description is None:
+        raise InputError(f"{options.run} holds a model without a description")
+    _, height, width = content["data"]["shape"]
+    pixels, paths = load_unlabelled(options.images, (height, width), options.skip_unreadable)
+    images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), model.class_names, ids=paths, preprocessing=model.description.preprocessing)
+    run = make_run(options.compute, None, None, options.compute.seed or 0)
+    with run.timed("prediction"):
+        probabilities = predict(run.place(model), images.to(run.device), run).logits.softmax(1)
+    confidence, label = probabilities.max(dim=1)
+    table = pd.DataFrame({"path": paths, "predicted_label": [model.class_names[k] for k in label.tolist()], "confidence": confidence.tolist()})
+    if options.compute.out is None:
+        return table, None
+    config = {"command": "predict", "images": str(options.images.resolve()), "run": read_json(options.run / "config.json")["hash"]}
+    with folder_for(options.compute.out, config, options.compute.resume) as folder:
+        write_text(folder.path / "predictions.csv", table.to_csv(index=False, float_format="%.6g"))
+        folder.finish()
+    return table, folder.path / "predictions.csv"

@@ -1,0 +1,88 @@
+"""What every model is here: a backbone that makes features, a linear head that makes logits, both returned."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fspmu.preprocessing import Preprocessing
+
+
+class Output(NamedTuple):
+    """logits (B, K) and the features (B, D) they were made from."""
+
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file must say about a model beside its weights."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing = Preprocessing()
+    trained_by: str = ""
+
+
+class Classifier(nn.Module):
+    """images (B, C, H, W), normalised float -> Output(logits (B, K), features (B, D)), always the pair."""
+
+    description: Description | None = None
+
+    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K classes by name; empty when nobody named them."""
+        return self.description.class_names if self.description else ()
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.head.out_features
+
+    @property
+    def feature_width(self) -> int:
+        """D."""
+        return self.head.in_features
+
+    def forward(self, images: Tensor) -> Output:
+        """Return logits and features of `images`."""
+        features = self.backbone(images)
+        return Output(self.head(features), features)
+
+
+class GlobalPool(nn.Module):
+    """(B, C, H, W) -> (B, C): the mean over all places. At 32 px this is the 4x4 (or 8x8) average pool of the published nets."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the means."""
+        return images.mean(dim=(2, 3))
+
+
+def copy_of(model: Classifier) -> Classifier:
+    """Return a copy of `model` whose every parameter takes a gradient: a student."""
+    return copy.deepcopy(model).requires_grad_(True)
+
+
+def frozen(model: Classifier) -> Classifier:
+    """Return a copy of `model` in evaluation mode that takes no gradient: a teacher."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def reinitialised(model: Classifier, generator: torch.Generator) -> Classifier:
+    """Return a copy of `model` with fresh weights drawn from `generator`."""
+    fresh = copy.deepcopy(model)
+    seed = int(torch.randint(0, 2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+    return fresh

@@ -1,0 +1,55 @@
+"""What a pretraining method hands over, and the per-sample history it keeps on the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fspmu.losses import margins
+from fspmu.models.classifier import Classifier
+
+NewModel = Callable[[torch.Generator], Classifier]
+"""Returns a fresh network, its weights drawn from the generator."""
+
+
+class SampleHistory:
+    """The margin of the given label, z_y - max_{c != y} z_c, of every sample in every epoch: (E, N) float16.
+
+    Recorded from the training forward itself, so on an augmented view and under the weights of that step; no extra pass.
+    """
+
+    def __init__(self, samples: int, device: torch.device) -> None:
+        self._rows: list[Tensor] = []
+        self._row = torch.zeros(samples, dtype=torch.float16, device=device)
+
+    def record(self, index: Tensor, logits: Tensor, given_labels: Tensor) -> None:
+        """Keep the margins of one batch: index, given_labels (B,), logits (B, K)."""
+        largest = torch.finfo(torch.float16).max
+        self._row[index] = margins(logits.detach(), given_labels).clamp(-largest, largest).to(torch.float16)
+
+    def end_epoch(self) -> None:
+        """Close the row of this epoch."""
+        self._rows.append(self._row.cpu().clone())
+
+    @property
+    def margins(self) -> Tensor:
+        """The history so far, (E, N) float16."""
+        return torch.stack(self._rows) if self._rows else torch.empty(0, len(self._row), dtype=torch.float16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows for a checkpoint."""
+        return {"margins": self.margins}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take the rows back."""
+        self._rows = list(state_dict["margins"])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks with their final weights, best suited for unlearning first, and the history of the samples."""
+
+    models: tuple[Classifier, ...]
+    history: SampleHistory

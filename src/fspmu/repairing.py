@@ -1,0 +1,187 @@
+"""Open this first: a model and the images it was trained on -> label issues, a repaired model, and what changed.
+
+    evidence -> score -> P(clean) -> split -> unlearning -> before and after
+
+Each line above is a function below, or one in `detection` or `unlearning`; nothing here knows a method by name.
+"""
+
+import copy
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import torch.nn.functional as F
+from torch import Tensor
+
+from fspmu.data.images import Images
+from fspmu.data.split import Split
+from fspmu.detection import DETECTORS
+from fspmu.detection.cuts import SplitSettings, split_at
+from fspmu.detection.evidence import Evidence
+from fspmu.detection.label_issues import label_issues
+from fspmu.detection.quality import detection_quality
+from fspmu.engine.inference import Predictions, accuracy_of, evaluate, predict
+from fspmu.engine.run import Run
+from fspmu.errors import DetectionWarning, InputError, choose
+from fspmu.models.classifier import Classifier
+from fspmu.pretraining import METHODS as PRETRAINING
+from fspmu.unlearning import METHODS as UNLEARNING
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector found: scores (N,) HIGH = looks wrong, the split, the issues, and the detector's quality where the truth is known."""
+
+    score: Tensor
+    split: Split
+    predictions: Predictions
+    issues: pd.DataFrame
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The repaired model, what was found before, what the model says of every training image after, and the figures."""
+
+    model: Classifier
+    detection: Detection
+    after: Predictions
+    issues: pd.DataFrame
+    report: dict[str, Any]
+    test_accuracy: dict[str, float | None]
+
+
+def find_label_issues(
+    model: Classifier,
+    images: Images,
+    *,
+    detector: str = "gmm",
+    settings: Any = None,
+    cut: SplitSettings | None = None,
+    truth: Tensor | None = None,
+    run: Run | None = None,
+) -> Detection:
+    """Return the samples of `images` whose label looks wrong to `model`.
+
+    truth (N,) true labels: shown to the detector `known` alone, and used to judge the others. The model is left as it is.
+    Raises InputError for an unknown detector, for images that do not fit the model, or when `known` is asked for without the truth.
+    """
+    chosen, run = choose(DETECTORS, detector, "detector"), run or Run.create()
+    settings = settings or chosen.settings
+    images, model = _prepared(model, images, run)
+    with run.timed("detection"):
+        predictions = predict(model, images, run)
+        evidence = gather(chosen.needs, model, images, predictions, truth, run)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DetectionWarning)
+            score = chosen.score(evidence, settings, run.generator("score", detector))
+            clean = chosen.cut(score, evidence.given_labels, settings, run.generator("cut", detector))
+        for warning in caught:
+            run.notice(str(warning.message))
+        split = split_at(clean, evidence.given_labels, images.num_classes, cut or SplitSettings())
+    quality = None if truth is None else detection_quality(score, split, evidence.given_labels, truth)
+    issues = label_issues(images, split, predictions.logits.softmax(1))
+    report = {"detector": detector, "settings": asdict(settings), "quality": quality, **split.counts, "issues": int(issues["is_label_issue"].sum())}
+    return Detection(score, split, predictions, issues, report | {"passes": run.passes["detection"]})
+
+
+def gather(needs: frozenset[str], model: Classifier, images: Images, predictions: Predictions, truth: Tensor | None, run: Run) -> Evidence:
+    """Return the evidence that a detector declares in `needs`, and no more."""
+    given = images.given_labels.cpu()
+    found: dict[str, Tensor] = {}
+    if "logits" in needs:
+        found["logits"] = predictions.logits
+    if "reference_losses" in needs:
+        found["reference_losses"] = F.cross_entropy(predict(model, images, run, reference=True).logits, given, reduction="none")
+    if "truth" in needs:
+        if truth is None:
+            raise InputError("the true labels are not known here, so there is no detector 'known'; choose another --detector")
+        found["truth"] = truth.cpu()
+    return Evidence(given, images.num_classes, **found)
+
+
+def repair(
+    model: Classifier,
+    images: Images,
+    *,
+    method: str = "fspmu",
+    settings: Any = None,
+    detector: str = "gmm",
+    detector_settings: Any = None,
+    cut: SplitSettings | None = None,
+    truth: Tensor | None = None,
+    run: Run | None = None,
+) -> Repair:
+    """Return a copy of `model` that has forgotten the labels of `images` that look wrong, and recovered on the rest.
+
+    settings None: the preset that suits how the model was trained. Without anything to forget the model comes back unchanged.
+    Raises what `find_label_issues` raises, and EmptySplit when there is nothing to retain.
+    """
+    chosen, run = choose(UNLEARNING, method, "method"), run or Run.create()
+    settings = settings or suitable_settings(method, model)
+    found = find_label_issues(model, images, detector=detector, settings=detector_settings, cut=cut, truth=truth, run=run)
+    split = found.split
+    images, model = _prepared(model, images, run)
+    before = evaluate(model, run)
+    with run.timed("unlearning"):
+        if split.counts["forget"]:
+            model = chosen.unlearn(model, images, split, settings, run).eval()
+        else:
+            run.notice("nothing looks wrong, so there is nothing to forget: the model is returned unchanged")
+    with run.timed("evaluation"):
+        last, after = evaluate(model, run), predict(model, images, run)
+    if before is not None and last is not None and last < before:
+        run.notices.insert(0, f"the repaired model is WORSE on the evaluation images: {last:.2%} after, {before:.2%} before; keep the model you had")
+    report = {"method": method, "settings": asdict(settings), "audit": audit(found.predictions, after, split, images.given_labels.cpu(), truth)}
+    best = max(run.accuracies("unlearning"), default=last)
+    return Repair(
+        model,
+        found,
+        after,
+        label_issues(images, split, after.logits.softmax(1)),
+        report | {"passes": run.passes["unlearning"]},
+        {"before": before, "last": last, "best": best},
+    )
+
+
+def suitable_settings(method: str, model: Classifier, preset: str | None = None) -> Any:
+    """Return the settings of the named preset of `method`, or of the one that suits how `model` was trained.
+
+    Raises InputError when the method has no such preset.
+    """
+    chosen = choose(UNLEARNING, method, "method")
+    if preset is not None:
+        return choose(chosen.presets, preset, f"preset of {method}")
+    trained_by = model.description.trained_by if model.description else ""
+    suited = PRETRAINING[trained_by].preset if trained_by in PRETRAINING else ""
+    return chosen.presets.get(suited, chosen.settings)
+
+
+def audit(before: Predictions, after: Predictions, split: Split, given: Tensor, truth: Tensor | None) -> dict[str, dict[str, float | None]]:
+    """Return accuracies on the forget and the retain set before and after, fractions.
+
+    On the forget set the agreement with the given labels should fall to chance, and with the truth (where known) rise.
+    """
+
+    def agreement(predictions: Predictions, labels: Tensor | None, mask: Tensor) -> float | None:
+        return None if labels is None or not bool(mask.any()) else accuracy_of(predictions.logits[mask], labels[mask])
+
+    figures = {}
+    for name, predictions in (("before", before), ("after", after)):
+        figures[name] = {
+            "forget_given": agreement(predictions, given, split.forget),
+            "forget_true": agreement(predictions, truth, split.forget),
+            "retain_given": agreement(predictions, given, split.retain),
+        }
+    return figures
+
+
+def _prepared(model: Classifier, images: Images, run: Run) -> tuple[Images, Classifier]:
+    """Return images and a copy of the model on the device, the images prepared as the model was trained with."""
+    if model.num_classes != images.num_classes or (model.class_names and model.class_names != images.class_names):
+        theirs = ", ".join(model.class_names) or f"{model.num_classes} classes"
+        raise InputError(f"the model knows the classes [{theirs}], the images have [{', '.join(images.class_names)}]; the two must agree in order")
+    if model.description is not None:
+        images = images.prepared_as(model.description.preprocessing)
+    return images.to(run.device), run.place(copy.deepcopy(model))

@@ -1,0 +1,90 @@
+"""Tables for the terminal, made from records alone."""
+
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+Json = dict[str, Any]
+
+
+def percent(share: float | None) -> str:
+    """Return a fraction as a percentage, or a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.2f}"
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """Return an empty table: the first column text, the others figures."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(columns[0])
+    for name in columns[1:]:
+        table.add_column(name, justify="right")
+    return table
+
+
+def run_table(record: Json) -> list[Table]:
+    """Return the tables of a record: accuracy (last before best), detection quality, and where the time went."""
+    tables = []
+    accuracy, config = record["test_accuracy"], record["config"]
+    if accuracy:
+        before = [("before", "before")] if "before" in accuracy else []
+        columns = [*before, ("last", "last"), *([("best", "best*")] if "best" in accuracy else [])]
+        table = new_table("Test accuracy (%)" + ("   * picked on test data" if "best" in accuracy else ""), "", *(name for _, name in columns))
+        table.add_row(escape(str(config.get("method") or config["command"])), *(percent(accuracy[key]) for key, _ in columns))
+        tables.append(table)
+    if record["detection"]:
+        tables.append(detection_table({record["detection"]["detector"]: record["detection"]}))
+    if record["unlearning"]:
+        tables.append(_audit_table(record["unlearning"]["audit"]))
+    tables.append(_cost_table(record))
+    return tables
+
+
+def detection_table(detections: dict[str, Json]) -> Table:
+    """Return a row for each detector: what it found, and how well where the truth is known."""
+    columns = ("precision", "recall", "f1", "auc", "retain_purity", "clean_recall")
+    table = new_table("Detection (%), positive = wrong label", "detector", "issues", "forget", "retain", *(name.replace("_", " ") for name in columns))
+    for name, found in detections.items():
+        quality = found["quality"] or {}
+        table.add_row(escape(name), *(f"{found[key]:,}" for key in ("issues", "forget", "retain")), *(percent(quality.get(key)) for key in columns))
+    return table
+
+
+def _audit_table(audit: Json) -> Table:
+    table = new_table("Agreement of the model (%)", "", "before", "after")
+    meanings = {
+        "forget_given": "forget set, with the given labels (should fall)",
+        "forget_true": "forget set, with the truth (should rise)",
+        "retain_given": "retain set, with the given labels (should hold)",
+    }
+    for key, meaning in meanings.items():
+        if audit["before"][key] is not None:
+            table.add_row(meaning, percent(audit["before"][key]), percent(audit["after"][key]))
+    return table
+
+
+def _cost_table(record: Json) -> Table:
+    table = new_table("Cost", "stage", "seconds", "samples forward", "samples backward")
+    for stage, seconds in record["seconds"].items():
+        if seconds is not None:
+            passes = (record.get(stage) or {}).get("passes") if stage != "evaluation" else None
+            table.add_row(stage, f"{seconds:.1f}", *(f"{passes[way]:,}" if passes else "–" for way in ("forward", "backward")))
+    return table
+
+
+def evaluation_table(evaluation: Json) -> Table:
+    """Return accuracies on the evaluation and the training images."""
+    table = new_table("Accuracy (%)", "", "images' labels", "true labels")
+    for name, figures in evaluation.items():
+        if figures is not None:
+            table.add_row(name, percent(figures["accuracy"]), percent(figures.get("true_accuracy")))
+    return table
+
+
+def prediction_table(rows: list[Json], most: int = 20) -> Table:
+    """Return the first predictions of many."""
+    table = new_table(f"{min(most, len(rows))} of {len(rows):,} predictions", "image", "class", "confidence (%)")
+    for row in rows[:most]:
+        table.add_row(escape(row["path"]), escape(row["predicted_label"]), percent(row["confidence"]))
+    return table

@@ -1,0 +1,179 @@
+"""Files of a run: atomic writes, JSON lines, and the folder that can be left at any moment and entered again."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fspmu.errors import InputError
+from fspmu.results.record import SCHEMA, check_schema, versions
+
+Json = dict[str, Any]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success its content takes the place of `path` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files private; a run folder is shared like any other output
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Json) -> None:
+    """Write sorted, indented JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Json:
+    """Read one JSON object.
+
+    Raises InputError when the file is absent or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no JSON file: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return content
+
+
+def append_line(path: Path, content: Json) -> None:
+    """Append one JSON object as a line."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(content, sort_keys=True) + "\n")
+
+
+def read_lines(path: Path) -> list[Json]:
+    """Read the JSON lines of `path`; a last line cut short by a kill does not count."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def config_hash(config: Json) -> str:
+    """Return 12 hexadecimal digits that name `config`."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(ours: Json, theirs: Json, prefix: str = "") -> list[str]:
+    """Return one phrase for each key in which two configs differ."""
+    phrases = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(key), theirs.get(key)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            phrases += differences(mine, other, f"{prefix}{key}.")
+        elif mine != other:
+            phrases.append(f"{prefix}{key} is {mine!r} here and {other!r} there")
+    return phrases
+
+
+class RunFolder:
+    """One folder, one config: locked while in use, resumable until it is done.
+
+    The lock is the operating system's and falls with the process that holds it, so a dead process never blocks.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self._lock: FileLock | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its last file."""
+        return (self.path / "done").exists()
+
+    @property
+    def state(self) -> Path:
+        """The folder of what `--resume` needs; gone once the run is done."""
+        return self.path / "state"
+
+    def open(self, config: Json, *, resume: bool) -> None:
+        """Make the folder, or enter it again when it holds `config`.
+
+        Raises InputError when it holds another config, belongs to a running process, or is in use and `resume` is off.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            self._lock = None
+            raise InputError(f"{self.path} is being written by another process; wait for it or give another --out") from None
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}; give another --out") from None
+        config = json.loads(json.dumps(config))
+        existing = self.path / "config.json"
+        if existing.exists():
+            theirs = read_json(existing)
+            check_schema(theirs, existing)
+            if changed := differences(config, theirs.get("config", {})):
+                raise InputError(f"{self.path} holds another configuration ({'; '.join(changed[:4])}); give another --out")
+            if not resume:
+                raise InputError(f"{self.path} already holds this run; add --resume to go on with it, or give another --out")
+        elif any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise InputError(f"{self.path} is not empty and holds no run; give another --out")
+        else:
+            write_json(existing, {"schema": SCHEMA, "hash": config_hash(config), "config": config, "versions": versions()})
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            with contextlib.suppress(OSError):
+                (self.path / ".lock").unlink()
+            self._lock = None
+
+    def finish(self) -> None:
+        """Set the done mark and drop what only a resume needs."""
+        write_text(self.path / "done", "")
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def log(self, content: Json) -> None:
+        """Append a line to `metrics.jsonl`."""
+        append_line(self.path / "metrics.jsonl", content)
+
+    def metrics(self, stage: str) -> list[Json]:
+        """Return the lines of one stage, an epoch each."""
+        return [line for line in read_lines(self.path / "metrics.jsonl") if line.get("stage") == stage]
+
+    def forget_metrics(self, stage: str, after_epoch: int) -> None:
+        """Drop the lines of epochs that are about to be run again."""
+        path = self.path / "metrics.jsonl"
+        kept = [line for line in read_lines(path) if line.get("stage") != stage or line["epoch"] <= after_epoch]
+        write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))

@@ -1,0 +1,120 @@
+"""FSPMU: forget by leaving the teacher and the nearest centroids, recover by returning to one's own.
+
+forget   L = -eta KL_T(teacher || student) + zeta mean_i sum_k w_ik cos(f_i, mu_k)
+retain   L = gamma CE(z, y) - delta mean_i cos(f_i, mu_{y_i})
+Centroids mu come from the retain set under the teacher, once. One SGD serves both passes, and ascends by descending -L.
+Source: docs/method.md, "Forget" and "Recover".
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fspmu.centroids import class_centroids
+from fspmu.data.batches import Batch
+from fspmu.data.images import Images
+from fspmu.data.split import Split
+from fspmu.engine.inference import evaluate, predict
+from fspmu.engine.run import Forward, Run
+from fspmu.engine.training import set_lr, sgd, step_decay, train_epoch
+from fspmu.losses import forget_loss, retain_loss
+from fspmu.models.classifier import Classifier, copy_of, frozen
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Published values for a model trained with plain cross-entropy."""
+
+    delta: float = 500.0
+    """Pull of a retained sample to its own centroid."""
+    zeta: float = 0.5
+    """Push of a forgotten sample from the centroids it sits near."""
+    gamma: float = 1.0
+    """Weight of cross-entropy on retained samples."""
+    eta: float = 1.0
+    """Push of a forgotten sample from the teacher's prediction."""
+    t: float = 0.25
+    """Temperature of the centroid weights: cosines are raised to the power 1/t."""
+    temperature: float = 0.5
+    """Temperature T of the divergence from the teacher."""
+    epochs: int = 15
+    """Epochs, each ending with a pass over the retain set."""
+    forget_epochs: int = 5
+    """Epochs, from the first, that begin with a pass over the forget set."""
+    forget_batch: int = 512
+    """Samples per step of a forget pass."""
+    retain_batch: int = 128
+    """Samples per step of a retain pass."""
+    lr: float = 5e-4
+    """Learning rate of SGD."""
+    milestones: tuple[int, ...] = (7, 10, 10)
+    """Epochs after each of which the learning rate falls to a tenth; a number that stands twice counts twice."""
+    momentum: float = 0.9
+    """Momentum of SGD; it carries over between passes."""
+    weight_decay: float = 5e-4
+    """Weight decay on every parameter, in both passes."""
+    clip: float = 1.0
+    """Largest absolute value of a gradient entry."""
+    reference_statistics: bool = False
+    """Repeat the published statistics: centroids from one augmented view with batch norm in training mode, and two moves of its
+    running statistics per step."""
+
+
+PRESETS = {
+    "original": Settings(),
+    "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
+    "as-coded": Settings(zeta=20.0, t=0.5),
+}
+
+
+def unlearn(model: Classifier, images: Images, split: Split, settings: Settings, run: Run) -> Classifier:
+    """Return a copy of `model` without what it learned from `split.forget`.
+
+    Raises EmptySplit when there is nothing to retain.
+    """
+    split.check_retain()
+    teacher, student = frozen(model), copy_of(model)
+    seen = predict(teacher, images, run, chosen=split.retain, reference=settings.reference_statistics)
+    centroids = class_centroids(seen.features, seen.logits.softmax(1)).to(run.device)
+    optimizer = sgd(student, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    judge = run.forward(teacher)
+
+    def forget(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            teacher_logits = judge(batch.images).logits
+        logits, features = model(batch.images)
+        loss = forget_loss(logits, teacher_logits, features, centroids, eta=settings.eta, zeta=settings.zeta, t=settings.t, temperature=settings.temperature)
+        return loss, {}
+
+    def retain(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, features = model(batch.images)
+        return retain_loss(logits, features, batch.given_labels, centroids, gamma=settings.gamma, delta=settings.delta), {}
+
+    with statistics_moved_twice(student, settings.reference_statistics):
+        for epoch in run.epochs(settings.epochs, student=student, optimizer=optimizer):
+            set_lr(optimizer, settings.lr * step_decay(epoch, settings.milestones))
+            losses: dict[str, float] = {}
+            if epoch <= settings.forget_epochs:
+                batches = run.batches(images, split.forget, settings.forget_batch, "forget", epoch)
+                losses |= train_epoch(student, batches, forget, optimizer, run, clip=settings.clip, label="forget")
+            batches = run.batches(images, split.retain, settings.retain_batch, "retain", epoch)
+            losses |= train_epoch(student, batches, retain, optimizer, run, clip=settings.clip, label="retain")
+            run.log(epoch, **losses, test_accuracy=evaluate(student, run))
+    return student
+
+
+@contextlib.contextmanager
+def statistics_moved_twice(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Give batch norm the momentum 1 - (1 - m)^2 for a while: what two forwards of each batch, as in the published passes, do to it."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.momentum is not None] if wanted else []
+    momenta = [float(norm.momentum or 0) for norm in norms]
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = 1 - (1 - momentum) ** 2
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
