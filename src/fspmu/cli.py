@@ -50,9 +50,8 @@ def run_command(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())
-        print(
-            f"usage: fspmu COMMAND [flags]\n\nRepair image classifiers trained on noisy labels.\n\n{lines}\n\nfspmu COMMAND --help explains every flag; fspmu --version."
-        )
+        print(f"usage: fspmu COMMAND [flags]\n\nRepair image classifiers trained on noisy labels.\n\n{lines}\n")
+        print("fspmu COMMAND --help explains every flag; fspmu --version.")
         return
     if arguments[0] == "--version":
         print(f"fspmu {__version__}")

@@ -6,7 +6,11 @@ from fspmu.detection.evidence import Detector
 DETECTORS = {
     "gmm": Detector(loss_mixture.score, loss_mixture.cut, loss_mixture.Settings(), frozenset({"logits"}), "two Gaussians over the model's losses"),
     "gmm-reference": Detector(
-        loss_mixture.score, loss_mixture.cut, loss_mixture.REFERENCE, frozenset({"reference_losses"}), "the same with the published statistics pass"
+        loss_mixture.reference_score,
+        loss_mixture.reference_cut,
+        loss_mixture.REFERENCE,
+        frozenset({"reference_losses"}),
+        "the same with the published statistics pass",
     ),
     "known": Detector(known.score, known.cut, known.Settings(), frozenset({"truth"}), "the true labels, or a simulated detector of a stated quality"),
     "random": Detector(at_random.score, at_random.cut, at_random.Settings(), frozenset(), "a coin for every sample"),

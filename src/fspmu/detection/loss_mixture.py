@@ -33,36 +33,41 @@ class Settings:
     """Gain in mean log-likelihood per sample below which the fit stops."""
     variance_floor: float = 5e-4
     """Added to each component's variance (of scaled losses; of raw ones in gmm-reference)."""
-    reference: bool = False
-    """Repeat the published fit: raw losses, one start from seed 0."""
 
 
-REFERENCE = Settings(starts=1, reference=True)
+REFERENCE = Settings(starts=1)
 
 
 def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
     """Return the loss of each sample on its given label, (N,); HIGH = looks wrong."""
-    if settings.reference:
-        return evidence.need("reference_losses")
     return F.cross_entropy(evidence.need("logits"), evidence.given_labels, reduction="none")
 
 
+def reference_score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Return the losses of the published statistics pass, (N,); HIGH = looks wrong."""
+    return evidence.need("reference_losses")
+
+
 def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """Return P(clean) (N,): the posterior of the component with the lower mean.
+    """Return P(clean) (N,): the posterior of the component with the lower mean, fitted to scores scaled to [0, 1].
 
     Warns when the two components are no two groups (Ashman's D below 2), or the fit did not converge. Scores that are all equal say nothing:
     every label then counts as clean, with a warning.
     """
+    low, high = score.min(), score.max()
+    return _posterior((score - low) / (high - low) if high > low else score, settings, int(torch.randint(0, 2**31 - 1, (), generator=generator)))
+
+
+def reference_cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Return P(clean) (N,) as published: fitted to raw losses, its start drawn from seed 0 whatever the run's seed."""
+    return _posterior(score, settings, 0)
+
+
+def _posterior(score: Tensor, settings: Settings, random_state: int) -> Tensor:
     values = score.double().numpy().reshape(-1, 1)
-    spread = float(np.ptp(values))
-    if spread < 1e-12 * max(1.0, float(np.abs(values).max())):
-        warnings.warn("all scores are equal: no label looks worse than another, all count as clean", DetectionWarning, stacklevel=2)
+    if np.ptp(values) < 1e-12 * max(1.0, float(np.abs(values).max())):
+        warnings.warn("all scores are equal: no label looks worse than another, all count as clean", DetectionWarning, stacklevel=3)
         return torch.ones(len(score))
-    if settings.reference:
-        random_state = 0
-    else:
-        values = (values - values.min()) / spread
-        random_state = int(torch.randint(0, 2**31 - 1, (), generator=generator))
     mixture = GaussianMixture(
         n_components=2,
         max_iter=settings.max_iterations,
@@ -71,7 +76,7 @@ def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torc
         n_init=settings.starts,
         random_state=random_state,
     )
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # normal after ten rounds; said below in words
         mixture.fit(values)
     _comment(mixture, settings)
@@ -86,11 +91,11 @@ def separation(means: np.ndarray, variances: np.ndarray) -> float:
 
 def _comment(mixture: GaussianMixture, settings: Settings) -> None:
     if not mixture.converged_:
-        warnings.warn(f"the loss mixture had not converged after {settings.max_iterations} rounds", DetectionWarning, stacklevel=3)
+        warnings.warn(f"the loss mixture had not converged after {settings.max_iterations} rounds", DetectionWarning, stacklevel=4)
     distance = separation(mixture.means_.ravel(), mixture.covariances_.ravel())
     if distance < 2:
         warnings.warn(
             f"the losses do not form two groups (Ashman's D = {distance:.2f}, below 2): the split between clean and wrong labels is a guess",
             DetectionWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -31,7 +31,7 @@ def predict(model: Classifier, images: Images, run: Run, *, chosen: Tensor | Non
     Evaluation mode and plain images; `reference` repeats the published statistics pass instead: one augmented view, batch norm in
     training mode, batches of 128 in dataset order. Either way the model keeps its running statistics.
     """
-    size, generator = (1024, None)
+    size, generator = (256 if run.device.type == "cpu" else 1024), None  # on a CPU small batches stay in its cache
     if reference:
         size, generator, model = REFERENCE_BATCH, run.generator(run.stage, "reference view"), copy.deepcopy(model)
     was_training = model.training

@@ -7,12 +7,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from fspmu.data.label_noise import inject
-from fspmu.data.sources import load_source
 from fspmu.detection import DETECTORS
-from fspmu.engine.run import Run
 from fspmu.experiments.experiment import Inspect
-from fspmu.experiments.pipeline import describe_data
+from fspmu.experiments.pipeline import describe_data, noisy_source
 from fspmu.models import MODELS
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.report.tables import new_table
@@ -40,10 +37,7 @@ EXTRAS = {
 
 def inspect_dataset(options: Inspect) -> Shown:
     """Return what is understood of a data set, with the noise that the options would inject."""
-    source = load_source(options.dataset, options.data)
-    seed = options.compute.seed or 0
-    noise_seed = seed if options.noise.noise_seed is None else options.noise.noise_seed
-    noisy = inject(source, options.noise, Run(seed=noise_seed).generator("noise"), noise_seed)
+    source, noisy = noisy_source(options.dataset, options.data, options.noise, options.compute.seed or 0)
     result = describe_data(source, noisy.train, noisy.test, {"preprocessing": asdict(noisy.train.preprocessing), "flip_rate": noisy.flip_rate})
     result["notes"] += noisy.notes
     table = new_table(escape(f"{source.name}: {len(noisy.train):,} training and {result['test']:,} test images"), "class", "training", "test")
@@ -67,7 +61,7 @@ def list_methods() -> Shown:
     """Return every choice by family, and the extras that are not installed with the line that adds them."""
     families = {
         "datasets": DATASETS,
-        "models": {name: (builder.__doc__ or "").strip().split("\n")[0] for name, builder in MODELS.items()},
+        "models": {name: (builder.__doc__ or "").strip().split("\n")[0].removeprefix("Return ") for name, builder in MODELS.items()},
         "pretraining": {name: method.about for name, method in PRETRAINING.items()},
         "detectors": {name: detector.about for name, detector in DETECTORS.items()},
         "unlearning": {name: method.about for name, method in UNLEARNING.items()},

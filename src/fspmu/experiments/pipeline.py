@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from fspmu.data.images import Images
-from fspmu.data.label_noise import inject
+from fspmu.data.label_noise import NoiseOptions, NoisySource, inject
 from fspmu.data.sources import DataOptions, Source, load_source
 from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, save_model, save_tensors
 from fspmu.engine.inference import predict
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
-from fspmu.experiments.experiment import Compute, OnRun, Pretrain
+from fspmu.experiments.experiment import Compute, OnRun, Pretrain, Tsne
 from fspmu.models import MODELS, WIDTHS
 from fspmu.models.classifier import Classifier, Description
 from fspmu.preprocessing import AUGMENTATIONS
@@ -92,17 +92,30 @@ def precision_config(compute: Compute) -> Json:
     return {} if compute.precision == "auto" else {"precision": compute.precision}
 
 
-def pretrain(options: Pretrain) -> Outcome:
-    """Train a network as `options` ask, into a run folder.
+@dataclass(frozen=True)
+class Prepared:
+    """A data set with its noise, and the network to train on it; nothing has been computed yet."""
 
-    Raises InputError for everything that the options get wrong, before anything is written.
+    source: Source
+    noisy: NoisySource
+    train: Images
+    test: Images | None
+    description: Description
+
+
+def noisy_source(dataset: str, data: DataOptions, noise: NoiseOptions, seed: int) -> tuple[Source, NoisySource]:
+    """Return a data set as it is, and with the noise that the options ask for."""
+    source = load_source(dataset, data)
+    noise_seed = seed if noise.noise_seed is None else noise.noise_seed
+    return source, inject(source, noise, Run(seed=noise_seed).generator("noise"), noise_seed)
+
+
+def prepare(options: Pretrain, seed: int) -> Prepared:
+    """Return what `options` ask to be trained.
+
+    Raises InputError for everything that they get wrong.
     """
-    method = choose(METHODS, options.method, "method")
-    settings = options.settings or method.settings
-    seed = options.compute.seed or 0
-    source = load_source(options.dataset, options.data)
-    noise_seed = seed if options.noise.noise_seed is None else options.noise.noise_seed
-    noisy = inject(source, options.noise, Run(seed=noise_seed).generator("noise"), noise_seed)
+    source, noisy = noisy_source(options.dataset, options.data, options.noise, seed)
     train, test = noisy.train, noisy.test
     if options.augment is not None:
         choose(AUGMENTATIONS, options.augment, "augmentation")
@@ -114,53 +127,87 @@ def pretrain(options: Pretrain) -> Outcome:
     if options.width is not None and options.width < 1:
         raise InputError(f"--width is {options.width}, but a layer has at least 1 channel")
     arguments = {"width": options.width or WIDTHS[name], "channels": train.pixels.shape[1]}
-    description = Description(name, arguments, train.class_names, train.preprocessing, trained_by=options.method)
+    return Prepared(source, noisy, train, test, Description(name, arguments, train.class_names, train.preprocessing, trained_by=options.method))
+
+
+def picture_config(picture: Tsne) -> Json:
+    """Return the picture where one is wanted: a run without one is another run only then."""
+    return {"picture": asdict(picture)} if picture.tsne else {}
+
+
+def pretrain(options: Pretrain) -> Outcome:
+    """Train a network as `options` ask, into a run folder.
+
+    Raises InputError for everything that they get wrong, before anything is written.
+    """
+    method = choose(METHODS, options.method, "method")
+    settings = options.settings or method.settings
+    seed = options.compute.seed or 0
+    prepared = prepare(options, seed)
+    train, test, description = prepared.train, prepared.test, prepared.description
     config = {
         "command": "pretrain",
-        "data": data_config(options.dataset, options.data, source.train),
+        "data": data_config(options.dataset, options.data, prepared.source.train),
         "noise": _noise_config(options, train.given_labels),
-        "model": {"name": name, **arguments, "augment": train.preprocessing.augment},
+        "model": {"name": description.name, **description.arguments, "augment": train.preprocessing.augment},
         "method": options.method,
         "settings": asdict(settings),
         "seed": seed,
+        **picture_config(options.picture),
         **precision_config(options.compute),
     }
-    noise_name = f"-{options.noise.noise_mode}-{options.noise.noise_rate:g}" if options.noise.noise_mode != "none" else ""
-    out = options.compute.out or Path("runs") / f"{source.name}{noise_name}-{options.method}-{config_hash(config)[:8]}"
+    out = options.compute.out or Path("runs") / _name(options, prepared.source.name, config)
     with folder_for(out, config, options.compute.resume) as folder:
         if folder.finished:
-            return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+            return finished(folder)
         run = make_run(options.compute, folder, test, seed)
-        for note in (*source.notes, *noisy.notes):
+        for note in (*prepared.source.notes, *prepared.noisy.notes):
             run.notice(note)
-        known = options.noise.noise_mode != "none"
-        labels = {"given": train.given_labels} | ({"true": noisy.true_labels, "slots": noisy.slots} if known else {})
-        save_tensors(folder.path / "labels.safetensors", labels | ({"test": test.given_labels} if test is not None else {}))
+        noise = {"flip_rate": prepared.noisy.flip_rate} if options.noise.noise_mode != "none" else {}
+        _save_labels(folder.path, prepared, with_truth=bool(noise))
         with run.timed("pretraining"):
             trained = method.pretrain(train.to(run.device), lambda generator: build_model(description, generator), settings, run)
         save_model(describe(trained.models[0], trained_by=options.method), folder.path)
-        if options.picture.tsne:
-            seen = predict(trained.models[0], train.to(run.device), run)
-            write_predictions(folder.path, seen, None, torch.ones(len(train), dtype=torch.bool))
-            draw(options.picture, folder.path, train.class_names, seed, run)
         save_tensors(folder.path / "sample_history.safetensors", {"margins": trained.history.margins})
+        if options.picture.tsne:
+            write_predictions(folder.path, predict(trained.models[0], train.to(run.device), run), None, torch.ones(len(train), dtype=torch.bool))
+            draw(options.picture, folder.path, train.class_names, seed, run)
         accuracies = run.accuracies("pretraining")
         record = make_record(
             config=config,
-            data=describe_data(source, train, test, {"flip_rate": noisy.flip_rate} if known else {}),
-            pretraining={
-                "method": options.method,
-                "settings": asdict(settings),
-                "epochs": len(accuracies) or settings.epochs,
-                "passes": run.passes["pretraining"],
-            },
+            data=describe_data(prepared.source, train, test, noise),
+            pretraining={"method": options.method, "settings": asdict(settings), "passes": run.passes["pretraining"]},
             test_accuracy={"last": accuracies[-1], "best": max(accuracies)} if accuracies else None,
             seconds=run.seconds,
             warnings=run.notices,
         )
-        write_json(folder.path / "record.json", record)
-        folder.finish()
+        return finish(folder, record)
+
+
+def finish(folder: RunFolder, record: Json) -> Outcome:
+    """Write the record and the done mark: the last two files of every run."""
+    write_json(folder.path / "record.json", record)
+    folder.finish()
     return Outcome(folder.path, record)
+
+
+def finished(folder: RunFolder) -> Outcome:
+    """Return a run that was done before, unchanged."""
+    return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+
+
+def _name(options: Pretrain, source: str, config: Json) -> str:
+    noise = [options.noise.noise_mode, f"{options.noise.noise_rate:g}"] if options.noise.noise_mode != "none" else []
+    return "-".join([source, *noise, options.method, config_hash(config)[:8]])
+
+
+def _save_labels(folder: Path, prepared: Prepared, *, with_truth: bool) -> None:
+    labels = {"given": prepared.train.given_labels}
+    if with_truth:
+        labels |= {"true": prepared.noisy.true_labels, "slots": prepared.noisy.slots}
+    if prepared.test is not None:
+        labels["test"] = prepared.test.given_labels
+    save_tensors(folder / "labels.safetensors", labels)
 
 
 def _noise_config(options: Pretrain, given_labels: Tensor) -> Json:

@@ -17,10 +17,10 @@ from fspmu.engine.inference import accuracy_of, predict
 from fspmu.errors import InputError, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
-from fspmu.experiments.pipeline import Json, OpenedRun, Outcome, folder_for, make_run, open_run, precision_config, seed_of
+from fspmu.experiments.pipeline import Json, OpenedRun, Outcome, finish, finished, folder_for, make_run, open_run, picture_config, precision_config, seed_of
 from fspmu.repairing import Detection, find_label_issues, repair, suitable_settings
 from fspmu.results.record import make_record
-from fspmu.results.store import read_json, write_json, write_text
+from fspmu.results.store import read_json, write_text
 
 
 def detect(options: Detect) -> Outcome:
@@ -32,15 +32,12 @@ def detect(options: Detect) -> Outcome:
     out = options.compute.out or opened.path / f"detect-{options.detector}"
     with folder_for(out, config, options.compute.resume) as folder:
         if folder.finished:
-            return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+            return finished(folder)
         run = make_run(options.compute, folder, None, seed_of(options, opened))
         found = find_label_issues(opened.model, opened.images, detector=options.detector, settings=settings, cut=options.cut, truth=opened.truth, run=run)
         _write_detection(found, folder.path)
         write_issues(found.issues, folder.path / "label_issues.csv")
-        record = make_record(config=config, data=opened.record["data"], detection=found.report, seconds=run.seconds, warnings=run.notices)
-        write_json(folder.path / "record.json", record)
-        folder.finish()
-    return Outcome(folder.path, record)
+        return finish(folder, make_record(config=config, data=opened.record["data"], detection=found.report, seconds=run.seconds, warnings=run.notices))
 
 
 def unlearn(options: Unlearn) -> Outcome:
@@ -57,12 +54,12 @@ def unlearn(options: Unlearn) -> Outcome:
         "detector": options.detector,
         "detector_settings": asdict(detector_settings),
         "cut": asdict(options.cut),
-        "picture": asdict(options.picture),
+        **picture_config(options.picture),
     }
     out = options.compute.out or opened.path / f"unlearn-{options.method}-{options.detector}"
     with folder_for(out, config, options.compute.resume) as folder:
         if folder.finished:
-            return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+            return finished(folder)
         run = make_run(options.compute, folder, opened.test, seed_of(options, opened))
         repaired = repair(
             opened.model,
@@ -80,6 +77,7 @@ def unlearn(options: Unlearn) -> Outcome:
         save_tensors(folder.path / "labels.safetensors", opened.labels)
         write_predictions(folder.path, repaired.detection.predictions, repaired.after, repaired.detection.split.retain)
         save_model(describe(repaired.model), folder.path)
+        draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
         record = make_record(
             config=config,
             data=opened.record["data"],
@@ -90,10 +88,7 @@ def unlearn(options: Unlearn) -> Outcome:
             seconds=run.seconds | {"pretraining": opened.record["seconds"].get("pretraining")},
             warnings=run.notices,
         )
-        write_json(folder.path / "record.json", record)
-        draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
-        folder.finish()
-    return Outcome(folder.path, record)
+        return finish(folder, record)
 
 
 def _config(command: str, options: Any, opened: OpenedRun) -> Json:
@@ -134,9 +129,7 @@ def evaluate(options: Evaluate) -> Outcome:
     if options.compute.out is None:
         return Outcome(opened.path, record)
     with folder_for(options.compute.out, config, options.compute.resume) as folder:
-        write_json(folder.path / "record.json", record)
-        folder.finish()
-    return Outcome(folder.path, record)
+        return finish(folder, record)
 
 
 def predict_images(options: Predict) -> tuple[pd.DataFrame, Path | None]:

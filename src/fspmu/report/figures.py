@@ -18,8 +18,8 @@ MOST_CLASSES = 20
 MOST_POINTS = 5000
 """Points that scikit-learn embeds in reasonable time, those of both panels and the centroids together."""
 
-_COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-"""Ten colours told apart by most people with a colour vision deficiency (Petroff, 2021)."""
+_COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#2f3437", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#8a8f99", "#92dadd")
+"""Ten colours told apart by most people with a colour vision deficiency (after Petroff, 2021, with one of its two greys darkened)."""
 
 
 def check_tsne(samples: int, classes: int, points: int, perplexity: float) -> None:
@@ -90,8 +90,8 @@ def _draw(
         for axis, (name, points) in zip(axes, places.items(), strict=True):
             axis.scatter(*points[~forgotten].T, s=9, c=colours[labels[~forgotten]], linewidths=0, alpha=0.75)
             axis.scatter(*points[forgotten].T, s=46, c=colours[labels[forgotten]], marker="*", linewidths=0.4, edgecolors="black")
-            axis.scatter(*centroids.T, s=190, c="white", marker="X", linewidths=1.6, edgecolors="black", zorder=3)
-            axis.scatter(*centroids.T, s=90, c=colours[: len(centroids)], marker="X", linewidths=0, zorder=4)
+            axis.scatter(*centroids.T, s=120, c="white", marker="X", linewidths=1.4, edgecolors="black", zorder=3)
+            axis.scatter(*centroids.T, s=52, c=colours[: len(centroids)], marker="X", linewidths=0, zorder=4)
             axis.set(title={"before": "before unlearning", "after": "after unlearning"}[name] if len(places) > 1 else "", xticks=[], yticks=[])
         figure.suptitle(title)
         figure.legend(handles=_legend(colours, class_names, bool(forgotten.any())), loc="outside right center", frameon=False)

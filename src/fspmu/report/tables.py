@@ -30,7 +30,8 @@ def run_table(record: Json) -> list[Table]:
     if accuracy:
         before = [("before", "before")] if "before" in accuracy else []
         columns = [*before, ("last", "last"), *([("best", "best*")] if "best" in accuracy else [])]
-        table = new_table("Test accuracy (%)" + ("   * picked on test data" if "best" in accuracy else ""), "", *(name for _, name in columns))
+        table = new_table("Test accuracy (%)", "", *(name for _, name in columns))
+        table.caption, table.caption_justify = ("* picked on test data", "left") if "best" in accuracy else (None, "left")
         table.add_row(escape(str(config.get("method") or config["command"])), *(percent(accuracy[key]) for key, _ in columns))
         tables.append(table)
     if record["detection"]:
@@ -42,12 +43,14 @@ def run_table(record: Json) -> list[Table]:
 
 
 def detection_table(detections: dict[str, Json]) -> Table:
-    """Return a row for each detector: what it found, and how well where the truth is known."""
-    columns = ("precision", "recall", "f1", "auc", "retain_purity", "clean_recall")
-    table = new_table("Detection (%), positive = wrong label", "detector", "issues", "forget", "retain", *(name.replace("_", " ") for name in columns))
-    for name, found in detections.items():
-        quality = found["quality"] or {}
-        table.add_row(escape(name), *(f"{found[key]:,}" for key in ("issues", "forget", "retain")), *(percent(quality.get(key)) for key in columns))
+    """Return a column for each detector: what it found, and how well where the truth is known."""
+    table = new_table("Detection, positive = wrong label", "", *map(escape, detections))
+    for key in ("issues", "forget", "retain"):
+        table.add_row({"issues": "label issues", "forget": "to forget", "retain": "to retain"}[key], *(f"{found[key]:,}" for found in detections.values()))
+    if any(found["quality"] for found in detections.values()):
+        for key in ("precision", "recall", "f1", "auc", "retain_purity", "clean_recall"):
+            name = {"f1": "F1", "auc": "AUC"}.get(key, key.replace("_", " "))
+            table.add_row(f"{name} (%)", *(percent((found["quality"] or {}).get(key)) for found in detections.values()))
     return table
 
 

@@ -137,7 +137,13 @@ class RunFolder:
             raise InputError(f"{self.path} is being written by another process; wait for it or give another --out") from None
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}; give another --out") from None
-        config = json.loads(json.dumps(config))
+        try:
+            self._enter(json.loads(json.dumps(config)), resume)
+        except InputError:
+            self.close()
+            raise
+
+    def _enter(self, config: Json, resume: bool) -> None:
         existing = self.path / "config.json"
         if existing.exists():
             theirs = read_json(existing)

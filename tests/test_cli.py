@@ -1,0 +1,306 @@
+"""The commands as a user meets them: processes, files, exit codes, sentences."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+import fspmu
+from fspmu.cli import COMMANDS, main
+from fspmu.detection import DETECTORS
+from fspmu.detection.label_issues import COLUMNS
+from fspmu.unlearning import METHODS
+
+PRETRAIN = ["pretrain", "--dataset", "digits", "--noise-mode", "sym", "--noise-rate", "0.4", "--epochs", "6", "--seed", "3", "--precision", "fp32", "--json"]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "fspmu", *map(str, arguments)]
+
+
+def run(*arguments, code=0):
+    done = subprocess.run(command(*arguments), capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def kill_after(lines, path, *arguments, with_signal=signal.SIGKILL):
+    """Start a command and stop it once `path` has that many lines: in the middle of the next epoch."""
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (path.exists() and path.read_text().count("\n") >= lines):
+        assert process.poll() is None and time.monotonic() < until, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(with_signal)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def in_process(capsys, *arguments):
+    """Run a command here, where importing torch is already paid for; return exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A finished run on digits, made by a process, and what that printed."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return folder, run(*PRETRAIN, "--out", folder).stdout
+
+
+def test_pretrain_prints_one_json_object_and_writes_the_run_folder(trained):
+    folder, out = trained
+    record = json.loads(out)
+    assert record == json.loads((folder / "record.json").read_text()) | {"folder": str(folder)}
+    assert {"schema", "config", "data", "pretraining", "detection", "unlearning", "test_accuracy", "seconds", "versions"} <= record.keys()
+    names = {entry.name for entry in folder.iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "model.json",
+        "metrics.jsonl",
+        "labels.safetensors",
+        "sample_history.safetensors",
+        "record.json",
+        "done",
+    }
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    assert record["test_accuracy"]["last"] == metrics[-1]["test_accuracy"]
+    assert record["test_accuracy"]["best"] == max(line["test_accuracy"] for line in metrics)
+    assert record["pretraining"]["passes"]["backward"] == 6 * record["data"]["train"]
+    labels = load_file(folder / "labels.safetensors")
+    changed = labels["given"] != labels["true"]
+    assert not changed[~labels["slots"]].any() and labels["slots"].sum() == int(0.4 * record["data"]["train"])
+    assert record["data"]["flip_rate"] == pytest.approx(changed.mean())
+    history = load_file(folder / "sample_history.safetensors")["margins"]
+    assert history.shape == (6, record["data"]["train"]) and history.dtype == "float16"
+
+
+def test_kill_9_and_resume_ends_in_the_same_weights(trained, tmp_path):
+    folder, _ = trained
+    out = tmp_path / "killed"
+    code, _ = kill_after(3, out / "metrics.jsonl", *PRETRAIN, "--out", out)
+    assert code == -signal.SIGKILL and not (out / "done").exists()
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "loss"')  # what a kill in the middle of a write leaves
+    run(*PRETRAIN, "--out", out, "--resume")
+    assert digest(out / "model.safetensors") == digest(folder / "model.safetensors")
+    assert digest(out / "sample_history.safetensors") == digest(folder / "sample_history.safetensors")
+    assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    before = {path.name: digest(path) for path in out.iterdir()}
+    run(*PRETRAIN, "--out", out, "--resume")
+    assert {path.name: digest(path) for path in out.iterdir()} == before, "a finished run is left as it is"
+
+
+def test_unlearning_killed_and_resumed_ends_in_the_same_weights(trained, tmp_path):
+    folder, _ = trained
+    arguments = ["unlearn", folder, "--method", "fspmu", "--detector", "gmm", "--precision", "fp32"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = subprocess.Popen(command(*arguments, "--out", whole), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    code, err = kill_after(2, killed / "metrics.jsonl", *arguments, "--out", killed, with_signal=signal.SIGTERM)
+    assert code == 143 and "--resume" in err and "Traceback" not in err
+    run(*arguments, "--out", killed, "--resume")
+    assert process.wait() == 0
+    for name in ("model.safetensors", "predictions.safetensors", "split.safetensors", "label_issues.csv", "metrics.jsonl"):
+        assert digest(killed / name) == digest(whole / name), name
+    record = json.loads((whole / "record.json").read_text())
+    assert set(record["test_accuracy"]) == {"before", "last", "best"}
+    assert record["unlearning"]["audit"]["after"]["forget_given"] is not None
+    assert {"retain", "forget", "clean_probability", "score"} == load_file(whole / "split.safetensors").keys()
+    predictions = load_file(whole / "predictions.safetensors")
+    assert predictions["logits_before"].shape == predictions["logits_after"].shape == (record["data"]["train"], 10)
+    assert fspmu.load(whole).class_names == tuple("0123456789")
+
+
+def test_detect_writes_the_issue_table(trained, tmp_path, capsys):
+    folder, _ = trained
+    code, out, _ = in_process(capsys, "detect", folder, "--detector", "gmm", "--precision", "fp32", "--out", tmp_path / "found", "--json")
+    record = json.loads(out)
+    issues = pd.read_csv(tmp_path / "found" / "label_issues.csv", dtype={"given_label": str})
+    assert code == 0 and tuple(issues.columns) == COLUMNS and len(issues) == record["data"]["train"]
+    assert issues["label_score"].between(0, 1).all() and (issues["label_score"] + issues["noise_probability"]).round(4).eq(1).all()
+    assert issues["is_label_issue"].sum() == record["detection"]["issues"]
+    assert (issues.loc[issues["is_label_issue"], "label_score"] <= 0.5).all() and (issues.loc[issues["retain"], "label_score"] > 0.5).all()
+    assert record["detection"]["quality"]["auc"] > 0.6
+    assert not any(entry.name == "model.safetensors" for entry in (tmp_path / "found").iterdir())
+
+
+def test_evaluate_and_predict(trained, tmp_path, capsys):
+    from PIL import Image
+
+    folder, out = trained
+    _, printed, _ = in_process(capsys, "evaluate", folder, "--json", "--precision", "fp32")
+    assert json.loads(printed)["evaluation"]["test"]["accuracy"] == pytest.approx(json.loads(out)["test_accuracy"]["last"])
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number * 80,) * 3).save(tmp_path / f"{number}.png")
+    code, printed, _ = in_process(capsys, "predict", folder, "--images", tmp_path, "--json", "--out", tmp_path / "predicted")
+    rows = json.loads(printed)["predictions"]
+    assert code == 0 and len(rows) == 3 and all(row["predicted_label"] in "0123456789" and 0 < row["confidence"] <= 1 for row in rows)
+    assert len(pd.read_csv(tmp_path / "predicted" / "predictions.csv")) == 3
+
+
+def test_methods_list_every_family(capsys):
+    _, out, _ = in_process(capsys, "methods", "--json")
+    listed = json.loads(out)
+    assert set(listed["unlearning"]) == set(METHODS) and set(listed["detectors"]) == set(DETECTORS)
+    assert listed["unlearning"]["fspmu"]["presets"]["nll"]["gamma"] == 5.0
+    assert listed["extras"]["ray"]["install"] == "pip install 'fspmu[ray]'"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_flag(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")  # one column of flags
+    code, out, _ = in_process(capsys, name, "--help")
+    flags = re.split(r"(?m)^\W*(?=--[a-z])", out)[1:]
+    assert code == 0 and flags
+    for flag in flags:
+        assert "(default:" in flag or "(required)" in flag, flag
+        assert len(re.sub(r"\(default.*", "", flag, flags=re.DOTALL).split()) > 4, f"what does it mean? {flag}"
+
+
+def test_help_follows_the_method(capsys):
+    _, out, _ = in_process(capsys, "unlearn", "--method", "neggrad_plus", "--help")
+    assert "--beta" in out and "--delta" not in out
+    _, out, _ = in_process(capsys, "unlearn", "--preset", "nll", "--help")
+    assert re.search(r"--gamma FLOAT.*?\(default:[\s│]*5\.0\)", out, re.DOTALL)
+
+
+def test_settings_of_one_command_do_not_collide():
+    from dataclasses import fields
+
+    shared = {"run", "dataset", "data_dir", "device", "precision", "seed", "out", "json", "resume", "detector", "method", "preset", "threshold", "class_floor"}
+    shared |= {"tsne", "tsne_perplexity", "tsne_lr", "tsne_points"}
+    for method in METHODS.values():
+        for detector in DETECTORS.values():
+            names = [field.name for settings in (method.settings, detector.settings) for field in fields(settings)]
+            assert len(names) == len(set(names)) and not shared & set(names)
+
+
+BAD = {
+    "unknown command": (["unlern"], "did you mean 'unlearn'"),
+    "unknown data set": (["inspect", "cifr10"], "cifar10"),
+    "unknown method": (["unlearn", "RUN", "--method", "fspnu"], "did you mean 'fspmu'"),
+    "unknown detector": (["detect", "RUN", "--detector", "gnm"], "did you mean 'gmm'"),
+    "unknown preset": (["unlearn", "RUN", "--preset", "nl"], "did you mean 'nll'"),
+    "unknown model": (["pretrain", "--model", "resnet"], "preactresnet18"),
+    "unknown noise mode": (["pretrain", "--noise-mode", "syn"], "did you mean 'sym'"),
+    "unknown device": (["pretrain", "--device", "gpu"], "device"),
+    "unknown precision": (["pretrain", "--precision", "fp16", "--epochs", "1"], "precision"),
+    "unknown augmentation": (["pretrain", "--augment", "flip"], "crop-flip"),
+    "rate above one": (["pretrain", "--noise-mode", "sym", "--noise-rate", "1.5"], "from 0 to 1"),
+    "rate below zero": (["pretrain", "--noise-mode", "asym", "--noise-rate", "-0.1"], "from 0 to 1"),
+    "no such run": (["unlearn", "nowhere"], "nowhere holds no model"),
+    "no such run to detect in": (["detect", "nowhere"], "no run folder"),
+    "threshold": (["detect", "RUN", "--threshold", "2", "--out", "OUT"], "--threshold is 2"),
+    "known without truth": (["detect", "PLAIN", "--detector", "known", "--out", "OUT"], "true labels are not known"),
+    "a picture of too few points": (["unlearn", "RUN", "--tsne", "--tsne-perplexity", "5000", "--out", "OUT"], "--tsne-perplexity"),
+    "no width": (["pretrain", "--width", "0"], "--width is 0"),
+}
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """A finished run without injected noise, so without known truth."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--epochs", "1", "--limit", "200", "--width", "4", "--precision", "fp32", "--out", str(folder), "--json"])
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(case, trained, plain, tmp_path, capsys, monkeypatch):
+    arguments, sentence = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    places = {"RUN": trained[0], "PLAIN": plain, "OUT": tmp_path / "out"}
+    code, out, err = in_process(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert code == 2 and sentence in err and out == ""
+    assert err.startswith("fspmu: error: ") and err.count("\n") == 1, err
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert left in ([], ["config.json"]), "no results of a run that could not be"
+
+
+def test_a_folder_keeps_its_run(trained, tmp_path, capsys):
+    folder, _ = trained
+    flags = [flag for flag in PRETRAIN if flag != "--json"]
+    code, _, err = in_process(capsys, *flags, "--out", folder)
+    assert code == 2 and "--resume" in err
+    code, _, err = in_process(capsys, *flags, "--out", folder, "--resume", "--lr", "0.5")
+    assert code == 2 and "settings.lr is 0.5 here and 0.01 there" in err
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = in_process(capsys, *flags, "--out", tmp_path)
+    assert code == 2 and "not empty" in err and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_newer_schema_is_refused(plain, tmp_path, capsys):
+    import shutil
+
+    newer = shutil.copytree(plain, tmp_path / "newer")
+    config = json.loads((newer / "config.json").read_text())
+    (newer / "config.json").write_text(json.dumps(config | {"schema": 99}))
+    code, _, err = in_process(capsys, "unlearn", newer)
+    assert code == 2 and "newer" in err and "schema 99" in err
+
+
+def test_an_unfinished_run_is_no_run_yet(plain, tmp_path, capsys):
+    import shutil
+
+    unfinished = shutil.copytree(plain, tmp_path / "unfinished")
+    (unfinished / "done").unlink()
+    code, _, err = in_process(capsys, "detect", unfinished)
+    assert code == 2 and "not finished" in err
+
+
+def test_a_diverging_loss_stops_with_where_and_keeps_the_state(tmp_path, capsys):
+    flags = ["pretrain", "--epochs", "3", "--width", "4", "--precision", "fp32", "--out", tmp_path / "run", "--lr", "1e30"]
+    code, _, err = in_process(capsys, *flags)
+    assert code == 1 and "NaN or infinite in pretraining, epoch 1, step" in err and not (tmp_path / "run" / "done").exists()
+
+
+def test_nothing_to_forget_returns_the_model_unchanged(plain, tmp_path, capsys):
+    code, out, _ = in_process(capsys, "unlearn", plain, "--detector", "random", "--share", "0", "--out", tmp_path / "same", "--json")
+    assert code == 0 and any("unchanged" in text for text in json.loads(out)["warnings"])
+    assert digest(tmp_path / "same" / "model.safetensors") == digest(plain / "model.safetensors")
+
+
+def test_nothing_to_retain_is_an_error(plain, tmp_path, capsys):
+    code, _, err = in_process(capsys, "unlearn", plain, "--detector", "random", "--share", "1", "--out", tmp_path / "none")
+    assert code == 2 and "0 of 200 samples are left to learn from" in err
+
+
+def test_moved_images_are_found_by_fingerprint(plain, tmp_path, capsys):
+    code, _, err = in_process(capsys, "detect", plain, "--dataset", "digits", "--out", tmp_path / "a")
+    assert code == 0, err
+    from PIL import Image
+
+    for name in ("x", "y"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (8, 8), (number * 9, 0, 0)).save(tmp_path / "other" / name / f"{number}.png")
+    code, _, err = in_process(capsys, "detect", plain, "--dataset", tmp_path / "other", "--out", tmp_path / "b")
+    assert code == 2, err
+
+
+def test_demo_is_what_the_readme_says(tmp_path):
+    done = run("demo", "--out", tmp_path / "demo", "--json")
+    result = json.loads(done.stdout)
+    assert {"original", "known", "gmm", "seconds"} <= result.keys()
+    assert result["known"] >= 0.95 and result["gmm"] >= 0.93 and result["original"] < min(result["known"], result["gmm"]) - 0.03
+    assert result["detection"]["gmm"]["f1"] >= 0.80
+    assert "Test accuracy" in done.stderr and str(tmp_path / "demo") in done.stderr
+    assert os.path.exists(tmp_path / "demo" / "unlearn-fspmu-gmm" / "label_issues.csv")
