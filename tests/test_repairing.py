@@ -123,9 +123,10 @@ def test_a_repair(model, digits, method):
     assert result.test_accuracy["before"] == pytest.approx(accuracy(model, test, Run()))
     assert result.test_accuracy["last"] == pytest.approx(accuracy(result.model, test, Run()))
     assert result.test_accuracy["best"] == max(line["test_accuracy"] for line in run.lines)
-    with torch.no_grad():
-        mine = accuracy(result.model, images, Run())
-    assert float((result.after.logits.argmax(1) == images.given_labels).float().mean()) == pytest.approx(mine)
+    said = [images.class_names[label] for label in result.after.logits.argmax(1).tolist()]
+    assert result.issues["predicted_label"].tolist() == said != result.detection.issues["predicted_label"].tolist()
+    agreement = (result.after.logits.argmax(1) == images.given_labels).float().mean()
+    assert float(agreement) == pytest.approx(accuracy(result.model, images, Run()))
     assert result.report["method"] == method and result.report["settings"]["epochs"] == settings.epochs
 
 
@@ -163,7 +164,7 @@ def test_nothing_to_forget_leaves_the_weights(model, digits):
 
 def test_nothing_to_retain_is_refused(model, digits):
     images = digits[0]
-    with pytest.raises(EmptySplit, match="0 of 1,?438|0 of"):
+    with pytest.raises(EmptySplit, match="0 of [0-9]+ samples are left"):
         repair(model, images, detector="known", truth=(images.given_labels + 1) % 10, run=cpu_run())
 
 
@@ -193,7 +194,7 @@ def test_known_needs_the_truth(model, digits):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"detector": "gnn"}, "unknown detector 'gnn'; did you mean 'gmm'"), ({"method": "fspum"}, "unknown method 'fspum'; did you mean 'fspmu'")],
+    [({"detector": "gm"}, "unknown detector 'gm'; did you mean 'gmm'"), ({"method": "fspum"}, "unknown method 'fspum'; did you mean 'fspmu'")],
 )
 def test_a_name_that_is_none(model, digits, options, sentence):
     with pytest.raises(InputError, match=sentence):

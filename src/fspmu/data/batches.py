@@ -14,13 +14,13 @@ from fspmu.data.images import Images
 class Batch:
     """images (B, C, H, W) float, given_labels (B,), index (B,) places in the image set, all on one device.
 
-    `forget` (B,) bool is set in joint batches alone: which rows came from the forget set.
+    `weight` (B,) is set in joint batches alone: what each row counts for in the mean over the batch.
     """
 
     images: Tensor
     given_labels: Tensor
     index: Tensor
-    forget: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -28,21 +28,24 @@ class Batch:
     def parts(self, count: int) -> list["Batch"]:
         """Return the batch in `count` nearly equal parts."""
         bounds = [len(self) * i // count for i in range(count + 1)]
-        return [self._rows(slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [self.rows(slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
 
-    def _rows(self, rows: slice) -> "Batch":
-        return Batch(self.images[rows], self.given_labels[rows], self.index[rows], None if self.forget is None else self.forget[rows])
+    def rows(self, rows: slice) -> "Batch":
+        """Return some of the rows."""
+        return Batch(self.images[rows], self.given_labels[rows], self.index[rows], None if self.weight is None else self.weight[rows])
 
 
-def join(retain: Batch, forget: Batch) -> Batch:
-    """Return one batch of both, with `forget` telling the rows apart."""
-    flags = torch.zeros(len(retain) + len(forget), dtype=torch.bool, device=retain.images.device)
-    flags[len(retain) :] = True
+def join(first: Batch, second: Batch, first_weight: float, second_weight: float) -> Batch:
+    """Return one batch of both; a mean over its weighted rows is first_weight * mean(first) + second_weight * mean(second)."""
+    count = len(first) + len(second)
+    weight = torch.empty(count, device=first.images.device)
+    weight[: len(first)] = first_weight * count / max(1, len(first))
+    weight[len(first) :] = second_weight * count / max(1, len(second))
     return Batch(
-        torch.cat([retain.images, forget.images]),
-        torch.cat([retain.given_labels, forget.given_labels]),
-        torch.cat([retain.index, forget.index]),
-        flags,
+        torch.cat([first.images, second.images]),
+        torch.cat([first.given_labels, second.given_labels]),
+        torch.cat([first.index, second.index]),
+        weight,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fspmu.errors import InputError, choose
 from fspmu.models import MODELS
-from fspmu.models.classifier import Classifier, Description
+from fspmu.models.classifier import Classifier, Description, drawn_from
 from fspmu.preprocessing import Preprocessing
 from fspmu.results.record import SCHEMA, check_schema
 from fspmu.results.store import read_json, replacing, write_json
@@ -73,9 +73,7 @@ def load(folder: str | Path) -> Classifier:
 def build_model(description: Description, generator: torch.Generator | None = None) -> Classifier:
     """Return the described network with fresh weights, drawn from `generator` alone."""
     builder = choose(MODELS, description.name, "model")
-    with torch.random.fork_rng(devices=[]):
-        if generator is not None:
-            torch.manual_seed(int(torch.randint(0, 2**62, (), generator=generator)))
+    with drawn_from(generator or torch.Generator()):
         model = builder(len(description.class_names), **description.arguments)
     model.description = description
     return model
@@ -92,20 +90,19 @@ def save_state(path: Path, objects: dict[str, Any], extra: dict[str, Any]) -> No
     """Write what the objects' `state_dict` hold, and `extra` (JSON), into one file: never half of it."""
     tensors: dict[str, Tensor] = {}
     tree = {name: _encode(thing.state_dict(), name, tensors) for name, thing in objects.items()}
-    save_tensors(path, tensors, {"schema": str(SCHEMA), "tree": json.dumps(tree), "extra": json.dumps(extra)})
+    save_tensors(path, tensors, {"state": json.dumps({"schema": SCHEMA, "tree": tree, "extra": extra})})
 
 
 def load_state(path: Path, objects: dict[str, Any]) -> dict[str, Any]:
     """Give the objects their states back; return `extra`."""
     tensors = load_tensors(path)
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tree = json.loads(metadata["tree"])
+        content = json.loads(file.metadata()["state"])  # one entry: safetensors writes several in no fixed order
     for name, thing in objects.items():
-        thing.load_state_dict(_decode(tree[name], tensors))
+        thing.load_state_dict(_decode(content["tree"][name], tensors))
         if isinstance(thing, torch.optim.Optimizer):
             _follow_layout(thing)
-    extra: dict[str, Any] = json.loads(metadata["extra"])
+    extra: dict[str, Any] = content["extra"]
     return extra
 
 

@@ -1,6 +1,7 @@
 """Which device and which number format this machine offers."""
 
 import torch
+from torch import nn
 
 from fspmu.errors import InputError, choose
 
@@ -32,6 +33,15 @@ def choose_precision(name: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return "bf16" if device.type == "cpu" and native() else "fp32"
+
+
+def memory_format_for(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return channels-last, but on a CPU for networks whose convolutions have channels that are no multiple of 8.
+
+    PyTorch 2.14 on a CPU without AVX-512 crashes in the backward pass of such a network in channels-last.
+    """
+    narrow = any(isinstance(module, nn.Conv2d) and module.out_channels % 8 for module in model.modules())
+    return torch.contiguous_format if device.type == "cpu" and narrow else torch.channels_last
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

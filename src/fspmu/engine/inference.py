@@ -39,10 +39,10 @@ def predict(model: Classifier, images: Images, run: Run, *, chosen: Tensor | Non
     forward = run.forward(model)
     indices = torch.arange(len(images)) if chosen is None else indices_of(chosen)
     logits = features = torch.empty(0)
-    filled = 0
+    filled, parts = 0, 1
     try:
         for batch in run.bar(Batches(images, indices, size, generator, shuffle=False), "predicting"):
-            output = _in_parts(forward, batch, run) if not reference else forward(batch.images)
+            output, parts = _in_parts(forward, batch, run, parts)
             if not filled:
                 logits, features = (torch.empty(len(indices), part.shape[1]) for part in output)
             rows = slice(filled, filled := filled + len(batch))
@@ -52,18 +52,17 @@ def predict(model: Classifier, images: Images, run: Run, *, chosen: Tensor | Non
     return Predictions(logits, features)
 
 
-def _in_parts(forward: Forward, batch: Batch, run: Run) -> Output:
-    """Return forward(batch.images), in halves, quarters, ... where the memory does not hold it whole."""
-    parts = 1
+def _in_parts(forward: Forward, batch: Batch, run: Run, parts: int) -> tuple[Output, int]:
+    """Return forward(batch.images), in more parts than asked for where the memory does not hold these; and how many that were."""
     while True:
         try:
-            outputs = [forward(part.images) for part in batch.parts(parts)]
-            return Output(torch.cat([output.logits for output in outputs]), torch.cat([output.features for output in outputs]))
+            outputs = [forward(part.images) for part in batch.parts(max(1, min(parts, len(batch) // 2)))]
+            return Output(torch.cat([output.logits for output in outputs]), torch.cat([output.features for output in outputs])), parts
         except RuntimeError as error:
-            if not is_out_of_memory(error) or len(batch) < 2 * parts:
+            if not is_out_of_memory(error) or len(batch) < 4 * parts:
                 raise
         parts *= 2
-        run.notice(f"out of memory in {run.stage}: images are predicted in batches of about {len(batch) // parts}")
+        run.notice(f"out of memory in {run.stage}: images are predicted in smaller batches")
 
 
 def accuracy(model: Classifier, images: Images, run: Run) -> float:

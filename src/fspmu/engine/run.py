@@ -16,7 +16,7 @@ from fspmu.data.batches import Batch, Batches
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
 from fspmu.engine.checkpoint import load_state, save_state
-from fspmu.engine.device import DTYPES, choose_device, choose_precision
+from fspmu.engine.device import DTYPES, choose_device, choose_precision, memory_format_for
 from fspmu.models.classifier import Classifier, Output
 from fspmu.results.store import RunFolder
 
@@ -62,6 +62,12 @@ class Run:
         place = choose_device(device)
         return cls(device=place, precision=choose_precision(precision, place), **fields)
 
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What the figures were computed on: for the record, not for the config."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return {"device": name, "precision": self.precision, "threads": torch.get_num_threads()}
+
     def generator(self, *purpose: object) -> torch.Generator:
         """Return a CPU generator for one purpose, so that one more draw elsewhere does not move it.
 
@@ -90,15 +96,15 @@ class Run:
 
     def place(self, model: Classifier) -> Classifier:
         """Return `model` on the device, in the memory layout that convolutions are fastest in."""
-        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(device=self.device, memory_format=memory_format_for(model, self.device))  # type: ignore[call-overload, no-any-return]
 
     def forward(self, model: Classifier) -> Forward:
         """Return `model` as a function in the run's precision whose outputs are float32, counting samples."""
-        dtype = DTYPES[self.precision]
+        dtype, layout = DTYPES[self.precision], memory_format_for(model, self.device)
 
         def call(images: Tensor) -> Output:
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                output = model(images)
+                output = model(images.contiguous(memory_format=layout))
             counts = self.passes.setdefault(self.stage, {"forward": 0, "backward": 0})
             counts["forward"] += len(images)
             counts["backward"] += len(images) * torch.is_grad_enabled()

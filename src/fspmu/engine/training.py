@@ -71,7 +71,7 @@ def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Opt
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=run.device)
             reported: dict[str, Tensor] = {}
-            for part in batch.parts(parts):
+            for part in batch.parts(max(1, min(parts, len(batch) // 2))):  # never a part of one: batch norm has no statistics of one sample
                 share = len(part) / len(batch)
                 value, values = loss(forward, part)
                 (value * share).backward()  # type: ignore[no-untyped-call]
@@ -84,7 +84,7 @@ def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Opt
         parts *= 2
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
-        run.notice(f"out of memory in {run.stage}: batches go in {parts} parts of about {len(batch) // parts} samples, their gradients summed")
+        run.notice(f"out of memory in {run.stage}: each batch goes through the network in parts, their gradients summed")
 
 
 def _refuse_non_finite(first_bad: Tensor, run: Run) -> None:

@@ -180,6 +180,7 @@ def pretrain(options: Pretrain) -> Outcome:
             test_accuracy={"last": accuracies[-1], "best": max(accuracies)} if accuracies else None,
             seconds=run.seconds,
             warnings=run.notices,
+            machine=run.machine,
         )
         return finish(folder, record)
 

@@ -2,7 +2,6 @@
 
 Both mean a run of step 1 by the same selectors, and find its folder through `StepOne.folder`: weight/net/<a name made of the selectors>.
 Step 2 writes into that folder; pictures go to weight/TSNE. Without --save True a run lives in a temporary folder and leaves figures alone.
-Source: docs/method.md, "The published commands".
 """
 
 import contextlib

@@ -37,7 +37,10 @@ def detect(options: Detect) -> Outcome:
         found = find_label_issues(opened.model, opened.images, detector=options.detector, settings=settings, cut=options.cut, truth=opened.truth, run=run)
         _write_detection(found, folder.path)
         write_issues(found.issues, folder.path / "label_issues.csv")
-        return finish(folder, make_record(config=config, data=opened.record["data"], detection=found.report, seconds=run.seconds, warnings=run.notices))
+        return finish(
+            folder,
+            make_record(config=config, data=opened.record["data"], detection=found.report, seconds=run.seconds, warnings=run.notices, machine=run.machine),
+        )
 
 
 def unlearn(options: Unlearn) -> Outcome:
@@ -87,6 +90,7 @@ def unlearn(options: Unlearn) -> Outcome:
             test_accuracy=repaired.test_accuracy,
             seconds=run.seconds | {"pretraining": opened.record["seconds"].get("pretraining")},
             warnings=run.notices,
+            machine=run.machine,
         )
         return finish(folder, record)
 
@@ -125,6 +129,7 @@ def evaluate(options: Evaluate) -> Outcome:
         test_accuracy={"last": figures["test"]["accuracy"]} if figures["test"] else None,
         seconds=run.seconds,
         warnings=run.notices,
+        machine=run.machine,
     ) | {"evaluation": figures}
     if options.compute.out is None:
         return Outcome(opened.path, record)

@@ -1,6 +1,8 @@
 """What every model is here: a backbone that makes features, a linear head that makes logits, both returned."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -76,12 +78,19 @@ def frozen(model: Classifier) -> Classifier:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def reinitialised(model: Classifier, generator: torch.Generator) -> Classifier:
-    """Return a copy of `model` with fresh weights drawn from `generator`."""
-    fresh = copy.deepcopy(model)
+@contextlib.contextmanager
+def drawn_from(generator: torch.Generator) -> Iterator[None]:
+    """Let modules built or reset inside draw their weights, on the CPU, from `generator`; the global generators stay as they were."""
     seed = int(torch.randint(0, 2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone
+        yield
+
+
+def reinitialised(model: Classifier, generator: torch.Generator) -> Classifier:
+    """Return a copy of `model` with fresh weights drawn from `generator`, on the CPU."""
+    fresh = copy.deepcopy(model).cpu()
+    with drawn_from(generator):
         for module in fresh.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()

@@ -23,11 +23,11 @@ def versions() -> dict[str, str]:
 
 def make_record(**sections: Any) -> dict[str, Any]:
     """Return a record with every section present, the missing ones None."""
-    unknown = sections.keys() - set(SECTIONS) - {"warnings"}
+    unknown = sections.keys() - set(SECTIONS) - {"warnings", "machine"}
     if unknown:
         raise TypeError(f"no such section of a record: {sorted(unknown)}")
     record = {name: sections.get(name) for name in SECTIONS}
-    return record | {"schema": SCHEMA, "versions": versions(), "warnings": sections.get("warnings", [])}
+    return record | {"schema": SCHEMA, "versions": versions(), "machine": sections.get("machine"), "warnings": sections.get("warnings", [])}
 
 
 def check_schema(content: dict[str, Any], path: Path) -> None:

@@ -109,7 +109,8 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
 @contextlib.contextmanager
 def statistics_moved_twice(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Give batch norm the momentum 1 - (1 - m)^2 for a while: what two forwards of each batch, as in the published passes, do to it."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.momentum is not None] if wanted else []
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    norms = [module for module in model.modules() if isinstance(module, kinds) and module.momentum is not None] if wanted else []
     momenta = [float(norm.momentum or 0) for norm in norms]
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = 1 - (1 - momentum) ** 2

@@ -49,16 +49,14 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
     optimizer = sgd(student, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
     def contrast(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        assert batch.forget is not None
+        assert batch.weight is not None
         losses = F.cross_entropy(model(batch.images).logits, batch.given_labels, reduction="none")
-        parts = {"retain": losses[~batch.forget], "forget": losses[batch.forget]}
-        means = {name: part.mean() if len(part) else part.sum() for name, part in parts.items()}
-        return settings.beta * means["retain"] - (1 - settings.beta) * means["forget"], means
+        return (batch.weight * losses).mean(), {}
 
     for epoch in run.epochs(settings.epochs, student=student, optimizer=optimizer):
         retain = run.batches(images, split.retain, settings.batch_size, "retain", epoch)
         forget = run.batches(images, split.forget, settings.batch_size, "forget", epoch)
-        losses = train_epoch(student, _Joint(retain, forget), contrast, optimizer, run)
+        losses = train_epoch(student, _Joint(retain, forget, settings.beta), contrast, optimizer, run)
         run.log(epoch, **losses, test_accuracy=evaluate(student, run))
     return student
 
@@ -69,6 +67,7 @@ class _Joint:
 
     retain: Batches
     forget: Batches
+    beta: float
 
     def __len__(self) -> int:
         return len(self.retain)
@@ -79,5 +78,5 @@ class _Joint:
             partner = next(partners, None)
             if partner is None:
                 partners = iter(self.forget)
-                partner = next(partners)
-            yield join(batch, partner)
+                partner = next(partners, batch.rows(slice(0, 0)))
+            yield join(batch, partner, self.beta, self.beta - 1)
