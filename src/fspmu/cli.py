@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from fspmu import __version__
-from fspmu.errors import InputError, NonFiniteLoss, choose
+from fspmu.errors import EXPECTED, InputError, choose, leave_after
 
 Handler = Callable[[list[str]], None]
 
@@ -29,20 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
     try:
         run_command(list(sys.argv[1:] if arguments is None else arguments))
-    except InputError as error:
-        _leave(2, f"error: {error}")
-    except NonFiniteLoss as error:
-        _leave(1, f"stopped: {error}")
-    except KeyboardInterrupt as stop:
-        _leave(143 if stop.args else 130, "stopped; the last whole epoch is kept, the same command with --resume goes on from there")
+    except EXPECTED as error:
+        leave_after(error)
     except BrokenPipeError:  # the reader of our output left early, as `head` does
         sys.stderr.close()
     sys.exit(0)
-
-
-def _leave(code: int, text: str) -> NoReturn:
-    print(f"fspmu: {text}", file=sys.stderr)
-    sys.exit(code)
 
 
 def run_command(arguments: list[str]) -> None:

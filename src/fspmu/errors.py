@@ -1,8 +1,9 @@
 """What can go wrong in a way that the person at the keyboard can mend."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 Value = TypeVar("Value")
 
@@ -21,6 +22,20 @@ class NonFiniteLoss(ArithmeticError):
 
 class DetectionWarning(UserWarning):
     """A detector's result that deserves a second look."""
+
+
+EXPECTED = (InputError, NonFiniteLoss, KeyboardInterrupt)
+"""What ends a command with a sentence instead of a traceback."""
+
+
+def leave_after(error: BaseException) -> NoReturn:
+    """Say on standard error what ended a command, and leave: 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+    if isinstance(error, KeyboardInterrupt):
+        code, text = 143 if error.args else 130, "stopped; the last whole epoch is kept, the same command with --resume goes on from there"
+    else:
+        code, text = (2, f"error: {error}") if isinstance(error, InputError) else (1, f"stopped: {error}")
+    print(f"fspmu: {text}", file=sys.stderr)
+    sys.exit(code)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -67,6 +67,9 @@ def folder_for(out: Path, config: Json, resume: bool) -> Iterator[RunFolder]:
         signal.signal(signal.SIGTERM, stop)
     try:
         yield folder
+    except InputError:
+        folder.abandon()
+        raise
     finally:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -5,8 +5,10 @@ Step 2 writes into that folder; pictures go to weight/TSNE. Without --save True 
 """
 
 import contextlib
+import re
 import shlex
 import shutil
+import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -62,6 +64,8 @@ class StepOne:
     folder: Path
     command: str
     selectors: str
+    any_epochs: bool
+    """Whether --epochs was left open: then a run of another length will do where there is none of the usual one."""
 
     @classmethod
     def of(cls, flags: Namespace) -> "StepOne":
@@ -93,7 +97,7 @@ class StepOne:
         asked = noisy | {name: value for name, value in named.items() if value != usual[name]} | given | places | {"save": True}
         command = " ".join(["python main.py", *(f"--{name} {shlex.quote(str(value))}" for name, value in asked.items())])
         folder = Path(flags.weight_dir or WEIGHT_DIR).expanduser().resolve() / "net" / "-".join(parts)
-        return cls(options, folder, command, ", ".join(f"{name} {value}" for name, value in (noisy | named | given).items()))
+        return cls(options, folder, command, ", ".join(f"{name} {value}" for name, value in (noisy | named | given).items()), flags.epochs is None)
 
     @property
     def pictures(self) -> Path:
@@ -107,12 +111,23 @@ class StepOne:
         """
         if (self.folder / "done").exists():
             return self.folder
+        shorter = self._of_other_length() if self.any_epochs else []
+        if shorter:
+            print(f"note: no run of {self.options.settings.epochs - 1} epochs was saved; taking {shorter[-1].name}", file=sys.stderr)
+            return shorter[-1]
         if (self.folder / "config.json").exists():
             raise InputError(f"step 1 has not finished in {self.folder}; `{self.command}` goes on with it")
         others = [mark.parent.name for mark in sorted(self.folder.parent.glob("*/done"))]
         near = get_close_matches(self.folder.name, others, n=3, cutoff=0)
         beside = f"; nearest of the runs there: {', '.join(near)}" if near else ""
         raise InputError(f"step 1 saved nothing in {self.folder} ({self.selectors}); run `{self.command}` first{beside}")
+
+    def _of_other_length(self) -> list[Path]:
+        """Return the finished runs that differ from this one in --epochs alone, the longest last."""
+        before, after = self.folder.name.split(f"-e{self.options.settings.epochs - 1}", 1)
+        pattern = re.compile(rf"{re.escape(before)}-e(\d+){re.escape(after)}")
+        found = [(int(match[1]), mark.parent) for mark in self.folder.parent.glob("*/done") if (match := pattern.fullmatch(mark.parent.name))]
+        return [folder for _, folder in sorted(found)]
 
 
 def train(flags: Namespace) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from fspmu.errors import InputError, NonFiniteLoss
+from fspmu.errors import EXPECTED, InputError, leave_after
 
 SPELLINGS = {
     "--noise-mode subclass": "--noise_mode SDN",
@@ -40,19 +40,12 @@ def _leave_after(step: str, parser: "Flags", arguments: Sequence[str] | None) ->
         text = str(error)
         for ours, theirs in SPELLINGS.items():
             text = text.replace(ours, theirs)
-        _leave(2, f"error: {text}")
-    except NonFiniteLoss as error:
-        _leave(1, f"stopped: {error}")
-    except KeyboardInterrupt as stop:
-        _leave(143 if stop.args else 130, "stopped; with --save True the last whole epoch is kept, and the same command goes on from there")
+        leave_after(InputError(text))
+    except EXPECTED as error:
+        leave_after(error)
     except BrokenPipeError:  # the reader of our output left early, as `head` does
         sys.stderr.close()
     sys.exit(0)
-
-
-def _leave(code: int, text: str) -> NoReturn:
-    print(f"fspmu: {text}", file=sys.stderr)
-    sys.exit(code)
 
 
 class Flags(argparse.ArgumentParser):

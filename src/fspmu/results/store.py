@@ -112,6 +112,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser().resolve()
         self._lock: FileLock | None = None
+        self._new = False
 
     @property
     def finished(self) -> bool:
@@ -155,6 +156,7 @@ class RunFolder:
         elif any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise InputError(f"{self.path} is not empty and holds no run; give another --out")
         else:
+            self._new = True
             write_json(existing, {"schema": SCHEMA, "hash": config_hash(config), "config": config, "versions": versions()})
 
     def close(self) -> None:
@@ -164,6 +166,14 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 (self.path / ".lock").unlink()
             self._lock = None
+
+    def abandon(self) -> None:
+        """Leave nothing behind of a run that could not begin; what has begun stays."""
+        if self._new and {entry.name for entry in self.path.iterdir()} <= {"config.json", ".lock"}:
+            (self.path / "config.json").unlink()
+            self.close()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
     def finish(self) -> None:
         """Set the done mark and drop what only a resume needs."""
