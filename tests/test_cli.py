@@ -246,6 +246,34 @@ def test_a_folder_keeps_its_run(trained, tmp_path, capsys):
     assert code == 2 and "not empty" in err and (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_what_a_kill_left_half_written_is_swept_away(plain, tmp_path, capsys):
+    import shutil
+
+    killed = shutil.copytree(plain, tmp_path / "killed")
+    (killed / "done").unlink()
+    (killed / "state").mkdir()
+    for place in (killed / ".partial-x.safetensors", killed / "state" / ".partial-y", tmp_path / "empty" / ".partial-z.json"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("half")
+    flags = ["pretrain", "--epochs", "1", "--limit", "200", "--width", "4", "--precision", "fp32", "--resume"]
+    for folder in (killed, tmp_path / "empty"):
+        code, _, err = in_process(capsys, *flags, "--out", folder)
+        assert code == 0, err
+        assert digest(folder / "model.safetensors") == digest(plain / "model.safetensors") and not list(folder.rglob(".partial*"))
+
+
+def test_fewer_images_than_a_batch(tmp_path, capsys):
+    flags = ["pretrain", "--epochs", "2", "--limit", "70", "--batch-size", "128", "--width", "4", "--out", tmp_path / "few", "--json"]
+    code, out, err = in_process(capsys, *flags)
+    assert code == 0 and json.loads(out)["pretraining"]["passes"]["backward"] == 140, err
+
+
+def test_a_worse_repair_says_so_first(trained, tmp_path, capsys):
+    flags = ["unlearn", trained[0], "--detector", "random", "--share", "0.9", "--method", "finetune", "--lr", "1", "--epochs", "1", "--out", tmp_path / "worse"]
+    code, out, _ = in_process(capsys, *flags)
+    assert code == 0 and out.startswith("note: the repaired model is WORSE on the evaluation images")
+
+
 def test_a_newer_schema_is_refused(plain, tmp_path, capsys):
     import shutil
 

@@ -75,11 +75,13 @@ def first_look(flags: list[str], **defaults: str | None) -> dict[str, str | None
         raise InputError(str(error)) from None
 
 
-def emit(result: dict[str, Any], as_json: bool, tables: Sequence[Any] = (), lines: Sequence[str] = ()) -> None:
-    """Print tables and lines, or one JSON object on standard output with the tables on standard error."""
+def emit(result: dict[str, Any], as_json: bool, tables: Sequence[Any] = (), lines: Sequence[str] = (), first: Sequence[str] = ()) -> None:
+    """Print first lines, tables and last lines, or one JSON object on standard output with the rest on standard error."""
     from rich.console import Console
 
     console = Console(stderr=as_json, highlight=False)
+    for line in first:
+        console.print(line, markup=False, soft_wrap=True)
     for table in tables:
         console.print(table)
     for line in lines:
@@ -91,14 +93,9 @@ def emit(result: dict[str, Any], as_json: bool, tables: Sequence[Any] = (), line
 def _emit_outcome(outcome: Any, as_json: bool) -> None:
     from fspmu.report.tables import run_table
 
-    warnings = [f"note: {text}" for text in outcome.record["warnings"]]
+    notes = [f"note: {text}" for text in outcome.record["warnings"]]
     done = "already done, nothing changed" if outcome.already_done else "written"
-    emit(
-        outcome.record | {"folder": str(outcome.folder)},
-        as_json,
-        run_table(outcome.record),
-        [*warnings, f"{done}: {outcome.folder}"],
-    )
+    emit(outcome.record | {"folder": str(outcome.folder)}, as_json, run_table(outcome.record), [f"{done}: {outcome.folder}"], notes)
 
 
 def _demo(flags: list[str]) -> None:

@@ -200,6 +200,12 @@ def test_missing_step_1_names_the_folder_the_command_and_the_nearest(saved, call
     assert files_below(saved.parents[1]) == before
 
 
+def test_step_2_takes_the_run_there_is_when_no_length_is_named(saved, call):
+    code, out, err = call("unlearning.py", SELECTORS.replace("--epochs 2", "") + " --e_r 1 --e_n 1", saved)
+    assert code == 0, err
+    assert f"taking {NAME}" in err and out.startswith(f"{NAME}/unlearn-")
+
+
 def test_the_command_that_step_2_names_makes_the_run_it_looks_for(fresh, call):
     _, _, err = call("unlearning.py", f"{SELECTORS} --seed 3 --step-size 5", fresh)
     parser, command = training_flags(), re.search(r"`python main.py (.*)`", err)

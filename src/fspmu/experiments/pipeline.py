@@ -76,9 +76,9 @@ def folder_for(out: Path, config: Json, resume: bool) -> Iterator[RunFolder]:
         folder.close()
 
 
-def make_run(compute: Compute, folder: RunFolder | None, evaluation: Images | None, seed: int) -> Run:
-    """Return the run that the options ask for, its evaluation images on the device."""
-    run = Run.create(device=compute.device, precision=compute.precision, seed=seed, folder=folder, progress=True)
+def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
+    """Return the run that the options ask for, its evaluation images on the device; it has no folder yet."""
+    run = Run.create(device=compute.device, precision=compute.precision, seed=seed, progress=True)
     run.evaluation = None if evaluation is None else evaluation.to(run.device)
     return run
 
@@ -160,10 +160,11 @@ def pretrain(options: Pretrain) -> Outcome:
         **precision_config(options.compute),
     }
     out = options.compute.out or Path("runs") / _name(options, prepared.source.name, config)
+    run = make_run(options.compute, test, seed)
     with folder_for(out, config, options.compute.resume) as folder:
         if folder.finished:
             return finished(folder)
-        run = make_run(options.compute, folder, test, seed)
+        run.folder = folder
         for note in (*prepared.source.notes, *prepared.noisy.notes):
             run.notice(note)
         noise = {"flip_rate": prepared.noisy.flip_rate} if options.noise.noise_mode != "none" else {}

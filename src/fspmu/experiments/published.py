@@ -191,7 +191,7 @@ def _folder(wanted: Path, save: bool) -> Iterator[Path]:
 
 def _draw_original(outcome: Outcome, prepared: Prepared, step: StepOne, flags: Namespace) -> list[Path]:
     if not (outcome.folder / "predictions.safetensors").exists():
-        run = make_run(step.options.compute, None, None, flags.seed)
+        run = make_run(step.options.compute, None, flags.seed)
         with run.timed("picture"):
             seen = predict(run.place(load(outcome.folder)), prepared.train.to(run.device), run)
         write_predictions(outcome.folder, seen, None, torch.ones(len(prepared.train), dtype=torch.bool))

@@ -30,10 +30,11 @@ def detect(options: Detect) -> Outcome:
     settings = options.detector_settings or detector.settings
     config = _config("detect", options, opened) | {"detector": options.detector, "detector_settings": asdict(settings), "cut": asdict(options.cut)}
     out = options.compute.out or opened.path / f"detect-{options.detector}"
+    run = make_run(options.compute, None, seed_of(options, opened))
     with folder_for(out, config, options.compute.resume) as folder:
         if folder.finished:
             return finished(folder)
-        run = make_run(options.compute, folder, None, seed_of(options, opened))
+        run.folder = folder
         found = find_label_issues(opened.model, opened.images, detector=options.detector, settings=settings, cut=options.cut, truth=opened.truth, run=run)
         _write_detection(found, folder.path)
         write_issues(found.issues, folder.path / "label_issues.csv")
@@ -60,10 +61,11 @@ def unlearn(options: Unlearn) -> Outcome:
         **picture_config(options.picture),
     }
     out = options.compute.out or opened.path / f"unlearn-{options.method}-{options.detector}"
+    run = make_run(options.compute, opened.test, seed_of(options, opened))
     with folder_for(out, config, options.compute.resume) as folder:
         if folder.finished:
             return finished(folder)
-        run = make_run(options.compute, folder, opened.test, seed_of(options, opened))
+        run.folder = folder
         repaired = repair(
             opened.model,
             opened.images,
@@ -109,7 +111,7 @@ def _write_detection(found: Detection, folder: Path) -> None:
 def evaluate(options: Evaluate) -> Outcome:
     """Measure a run's model on its evaluation and training images; with `out`, write the record there."""
     opened = open_run(options)
-    run = make_run(options.compute, None, opened.test, seed_of(options, opened))
+    run = make_run(options.compute, opened.test, seed_of(options, opened))
     model = run.place(opened.model)
 
     def measure(images: Images, truth: Tensor | None) -> Json:
@@ -146,7 +148,7 @@ def predict_images(options: Predict) -> tuple[pd.DataFrame, Path | None]:
     _, height, width = content["data"]["shape"]
     pixels, paths = load_unlabelled(options.images, (height, width), options.skip_unreadable)
     images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), model.class_names, ids=paths, preprocessing=model.description.preprocessing)
-    run = make_run(options.compute, None, None, options.compute.seed or 0)
+    run = make_run(options.compute, None, options.compute.seed or 0)
     with run.timed("prediction"):
         probabilities = predict(run.place(model), images.to(run.device), run).logits.softmax(1)
     confidence, label = probabilities.max(dim=1)

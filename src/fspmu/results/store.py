@@ -17,12 +17,15 @@ from fspmu.results.record import SCHEMA, check_schema, versions
 
 Json = dict[str, Any]
 
+PARTIAL = ".partial-"
+"""Begins the names of files that are being written; one that outlives its process is swept away when its folder is entered again."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success its content takes the place of `path` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
     os.close(handle)
     try:
         yield Path(name)
@@ -145,6 +148,8 @@ class RunFolder:
             raise
 
     def _enter(self, config: Json, resume: bool) -> None:
+        for left in self.path.rglob(f"{PARTIAL}*"):
+            left.unlink()
         existing = self.path / "config.json"
         if existing.exists():
             theirs = read_json(existing)
