@@ -210,6 +210,14 @@ BAD = {
     "threshold": (["detect", "RUN", "--threshold", "2", "--out", "OUT"], "--threshold is 2"),
     "known without truth": (["detect", "PLAIN", "--detector", "known", "--out", "OUT"], "true labels are not known"),
     "a picture of too few points": (["unlearn", "RUN", "--tsne", "--tsne-perplexity", "5000", "--out", "OUT"], "--tsne-perplexity"),
+    "no epochs": (["pretrain", "--epochs", "0"], "--epochs is 0, but it must be at least 1"),
+    "no batch": (["pretrain", "--batch-size", "0"], "--batch-size is 0"),
+    "a negative learning rate": (["pretrain", "--lr", "-0.1"], "--lr is -0.1, but it must be above 0"),
+    "a learning rate that is no number": (["pretrain", "--lr", "nan"], "--lr is nan"),
+    "a negative seed": (["pretrain", "--seed", "-1"], "--seed is -1"),
+    "temperature zero": (["unlearn", "RUN", "--t", "0", "--out", "OUT"], "--t is 0.0, but it must be above 0"),
+    "no starts": (["detect", "RUN", "--starts", "0", "--out", "OUT"], "--starts is 0"),
+    "an infinite weight": (["unlearn", "RUN", "--delta", "inf", "--out", "OUT"], "--delta is inf"),
     "no width": (["pretrain", "--width", "0"], "--width is 0"),
 }
 

@@ -1,9 +1,11 @@
 """What can go wrong in a way that the person at the keyboard can mend."""
 
+import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 Value = TypeVar("Value")
 
@@ -59,3 +61,25 @@ def check_share(value: float, name: str) -> None:
     """Raise InputError unless `value` is a fraction in [0, 1]."""
     if not 0 <= value <= 1:
         raise InputError(f"{name} is {value}, but it is a fraction: give a number from 0 to 1")
+
+
+_RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("epochs batch_size forget_batch retain_batch starts max_iterations width", lambda value: value >= 1, "at least 1"),
+    ("forget_epochs class_floor lr_step weight_decay variance_floor tolerance milestones seed", lambda value: value >= 0, "at least 0"),
+    ("lr t temperature clip", lambda value: value > 0, "above 0"),
+    ("share quality threshold beta noise_rate", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
+    ("momentum", lambda value: 0 <= value < 1, "from 0 to below 1"),
+)
+
+
+def check_settings(settings: Any) -> None:
+    """Raise InputError for a number in a settings dataclass that its name does not allow; each name means the same everywhere."""
+    rules = {name: (holds, words) for names, holds, words in _RULES for name in names.split()}
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            holds, words = rules.get(entry.name, (math.isfinite, "a finite number"))
+            if not (math.isfinite(number) and holds(number)):
+                raise InputError(f"--{entry.name.replace('_', '-')} is {number}, but it must be {words}")

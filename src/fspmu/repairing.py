@@ -23,7 +23,7 @@ from fspmu.detection.label_issues import label_issues
 from fspmu.detection.quality import detection_quality
 from fspmu.engine.inference import Predictions, accuracy_of, evaluate, predict
 from fspmu.engine.run import Run
-from fspmu.errors import DetectionWarning, InputError, choose
+from fspmu.errors import DetectionWarning, InputError, check_settings, choose
 from fspmu.models.classifier import Classifier
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.unlearning import METHODS as UNLEARNING
@@ -68,7 +68,9 @@ def find_label_issues(
     Raises InputError for an unknown detector, for images that do not fit the model, or when `known` is asked for without the truth.
     """
     chosen, run = choose(DETECTORS, detector, "detector"), run or Run.create()
-    settings = settings or chosen.settings
+    settings, cut = settings or chosen.settings, cut or SplitSettings()
+    for asked in (settings, cut):
+        check_settings(asked)
     images, model = _prepared(model, images, run)
     with run.timed("detection"):
         predictions = predict(model, images, run)
@@ -81,7 +83,7 @@ def find_label_issues(
             clean = chosen.cut(score, evidence.given_labels, settings, run.generator("cut", detector))
         for warning in caught:
             run.notice(str(warning.message))
-        split = split_at(clean, evidence.given_labels, images.num_classes, cut or SplitSettings())
+        split = split_at(clean, evidence.given_labels, images.num_classes, cut)
     quality = None if truth is None else detection_quality(score, split, evidence.given_labels, truth)
     issues = label_issues(images, split, predictions.logits.softmax(1))
     report = {"detector": detector, "settings": asdict(settings), "quality": quality, **split.counts, "issues": int(issues["is_label_issue"].sum())}
@@ -122,6 +124,7 @@ def repair(
     """
     chosen, run = choose(UNLEARNING, method, "method"), run or Run.create()
     settings = settings or suitable_settings(method, model)
+    check_settings(settings)
     found = find_label_issues(model, images, detector=detector, settings=detector_settings, cut=cut, truth=truth, run=run)
     split = found.split
     images, model = _prepared(model, images, run)

@@ -18,7 +18,7 @@ from fspmu.data.sources import DataOptions, Source, load_source
 from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, save_model, save_tensors
 from fspmu.engine.inference import predict
 from fspmu.engine.run import Run
-from fspmu.errors import InputError, choose
+from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
 from fspmu.experiments.experiment import Compute, OnRun, Pretrain, Tsne
 from fspmu.models import MODELS, WIDTHS
@@ -145,6 +145,8 @@ def pretrain(options: Pretrain) -> Outcome:
     """
     method = choose(METHODS, options.method, "method")
     settings = options.settings or method.settings
+    for asked in (settings, options.compute, options.picture):
+        check_settings(asked)
     seed = options.compute.seed or 0
     prepared = prepare(options, seed)
     train, test, description = prepared.train, prepared.test, prepared.description

@@ -14,7 +14,7 @@ from fspmu.detection import DETECTORS
 from fspmu.detection.label_issues import write_issues
 from fspmu.engine.checkpoint import describe, load, save_model, save_tensors
 from fspmu.engine.inference import accuracy_of, predict
-from fspmu.errors import InputError, choose
+from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
 from fspmu.experiments.pipeline import Json, OpenedRun, Outcome, finish, finished, folder_for, make_run, open_run, picture_config, precision_config, seed_of
@@ -26,6 +26,7 @@ from fspmu.results.store import read_json, write_text
 def detect(options: Detect) -> Outcome:
     """Write the label issues of a run, as its model and a detector see them."""
     detector = choose(DETECTORS, options.detector, "detector")
+    check_settings(options.compute)
     opened = open_run(options)
     settings = options.detector_settings or detector.settings
     config = _config("detect", options, opened) | {"detector": options.detector, "detector_settings": asdict(settings), "cut": asdict(options.cut)}
@@ -47,9 +48,12 @@ def detect(options: Detect) -> Outcome:
 def unlearn(options: Unlearn) -> Outcome:
     """Write the repaired model of a run, and everything that shows what changed."""
     detector = choose(DETECTORS, options.detector, "detector")
+    check_settings(options.compute)
     opened = open_run(options)
     settings = options.settings or suitable_settings(options.method, opened.model, options.preset)
     detector_settings = options.detector_settings or detector.settings
+    for asked in (settings, detector_settings, options.cut):
+        check_settings(asked)
     check_picture(options.picture, opened.images)
     config = _config("unlearn", options, opened) | {
         "data": opened.config["data"],
