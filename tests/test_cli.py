@@ -160,7 +160,7 @@ def test_methods_list_every_family(capsys):
     listed = json.loads(out)
     assert set(listed["unlearning"]) == set(METHODS) and set(listed["detectors"]) == set(DETECTORS)
     assert listed["unlearning"]["fspmu"]["presets"]["nll"]["gamma"] == 5.0
-    assert listed["extras"]["ray"]["install"] == "pip install 'fspmu[ray]'"
+    assert listed["extras"]["tsne"]["install"] == "pip install -e '.[tsne]'"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -211,7 +211,10 @@ BAD = {
     "known without truth": (["detect", "PLAIN", "--detector", "known", "--out", "OUT"], "true labels are not known"),
     "a picture of too few points": (["unlearn", "RUN", "--tsne", "--tsne-perplexity", "5000", "--out", "OUT"], "--tsne-perplexity"),
     "no epochs": (["pretrain", "--epochs", "0"], "--epochs is 0, but it must be at least 1"),
-    "no batch": (["pretrain", "--batch-size", "0"], "--batch-size is 0"),
+    "no batch": (["pretrain", "--batch-size", "1"], "--batch-size is 1, but it must be at least 2"),
+    "a device with nonsense": (["pretrain", "--device", "cuda:x"], "unknown device 'cuda:x'"),
+    "a method without presets": (["unlearn", "RUN", "--method", "finetune", "--preset", "nll"], "finetune has no presets"),
+    "a data folder without the data": (["inspect", "cifar10", "--data-dir", "RUN"], "--data-dir names the folder"),
     "a negative learning rate": (["pretrain", "--lr", "-0.1"], "--lr is -0.1, but it must be above 0"),
     "a learning rate that is no number": (["pretrain", "--lr", "nan"], "--lr is nan"),
     "a negative seed": (["pretrain", "--seed", "-1"], "--seed is -1"),
@@ -280,6 +283,38 @@ def test_a_worse_repair_says_so_first(trained, tmp_path, capsys):
     flags = ["unlearn", trained[0], "--detector", "random", "--share", "0.9", "--method", "finetune", "--lr", "1", "--epochs", "1", "--out", tmp_path / "worse"]
     code, out, _ = in_process(capsys, *flags)
     assert code == 0 and out.startswith("note: the repaired model is WORSE on the evaluation images")
+
+
+@pytest.mark.parametrize(("name", "content"), [("config.json", "{}"), ("record.json", "{}"), ("config.json", "["), ("labels.safetensors", "no")])
+def test_a_damaged_run_gets_a_sentence(name, content, plain, tmp_path, capsys):
+    import shutil
+
+    damaged = shutil.copytree(plain, tmp_path / "damaged")
+    (damaged / name).write_text(content)
+    code, _, err = in_process(capsys, "unlearn", damaged, "--out", tmp_path / "out")
+    assert code == 2 and err.count("\n") == 1 and not (tmp_path / "out").exists(), err
+
+
+def test_finished_evaluations_and_predictions_are_left_as_they_are(plain, tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "a.png")
+    for name, flags in {"evaluate": [], "predict": ["--images", tmp_path / "a.png"]}.items():
+        states = []
+        for _ in range(2):
+            code, _, err = in_process(capsys, name, plain, *flags, "--out", tmp_path / name, "--resume")
+            assert code == 0, err
+            states.append({path.name: digest(path) for path in (tmp_path / name).iterdir()})
+        assert states[0] == states[1]
+
+
+def test_a_run_is_opened_again_without_its_data_flag(data_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("FSPMU_DATA_DIR")
+    flags = ["--dataset", "cifar10", "--data-dir", data_dir, "--limit", "60", "--test-limit", "30", "--width", "8", "--epochs", "1", "--precision", "fp32"]
+    code, _, err = in_process(capsys, "pretrain", *flags, "--out", tmp_path / "run")
+    assert code == 0, err
+    code, _, err = in_process(capsys, "detect", tmp_path / "run")
+    assert code == 0, err
 
 
 def test_a_newer_schema_is_refused(plain, tmp_path, capsys):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name in ("losses", "centroids"):
+        return import_module(f"fspmu.{name}")
     raise AttributeError(f"module 'fspmu' has no attribute {name!r}")
 
 

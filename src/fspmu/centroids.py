@@ -12,7 +12,7 @@ def centroid_sums(features: Tensor, probabilities: Tensor) -> Tensor:
     order of the samples and the batch size do not matter.
     """
     dtype = features.dtype if features.device.type == "mps" else torch.float64
-    return probabilities.to(dtype).T @ F.normalize(features.to(dtype), dim=1)
+    return probabilities.to(dtype).T @ F.normalize(features.to(dtype), dim=1, eps=torch.finfo(dtype).tiny)
 
 
 def class_centroids(features: Tensor, probabilities: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
     try:
         run_command(list(sys.argv[1:] if arguments is None else arguments))
-    except EXPECTED as error:
-        leave_after(error)
     except BrokenPipeError:  # the reader of our output left early, as `head` does
         sys.stderr.close()
+    except EXPECTED as error:
+        leave_after(error)
     sys.exit(0)
 
 
@@ -77,25 +77,20 @@ def first_look(flags: list[str], **defaults: str | None) -> dict[str, str | None
 
 def emit(result: dict[str, Any], as_json: bool, tables: Sequence[Any] = (), lines: Sequence[str] = (), first: Sequence[str] = ()) -> None:
     """Print first lines, tables and last lines, or one JSON object on standard output with the rest on standard error."""
-    from rich.console import Console
+    from fspmu.report.tables import show
 
-    console = Console(stderr=as_json, highlight=False)
-    for line in first:
-        console.print(line, markup=False, soft_wrap=True)
-    for table in tables:
-        console.print(table)
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+    show(tables, lines, first, to_stderr=as_json)
     if as_json:
         print(json.dumps(result, sort_keys=True))
 
 
 def _emit_outcome(outcome: Any, as_json: bool) -> None:
-    from fspmu.report.tables import run_table
+    from fspmu.report.tables import run_table, warning_of
 
-    notes = [f"note: {text}" for text in outcome.record["warnings"]]
+    notes = [f"note: {text}" for text in outcome.record["warnings"]]  # of a fresh run these were said while it ran
     done = "already done, nothing changed" if outcome.already_done else "written"
-    emit(outcome.record | {"folder": str(outcome.folder)}, as_json, run_table(outcome.record), [f"{done}: {outcome.folder}"], notes)
+    first = notes if outcome.already_done else warning_of(outcome.record)
+    emit(outcome.record | {"folder": str(outcome.folder)}, as_json, run_table(outcome.record), [f"{done}: {outcome.folder}"], first)
 
 
 def _demo(flags: list[str]) -> None:
@@ -103,8 +98,8 @@ def _demo(flags: list[str]) -> None:
 
     options = parse("demo", Demo, flags)
     demo = import_module("fspmu.experiments.demo")
-    result, tables, lines = demo.run_demo(options)
-    emit(result, options.compute.json, tables, lines)
+    result, tables, lines, first = demo.run_demo(options)
+    emit(result, options.compute.json, tables, lines, first)
 
 
 def _inspect(flags: list[str]) -> None:
@@ -114,7 +109,7 @@ def _inspect(flags: list[str]) -> None:
     from fspmu.experiments.inspecting import inspect_dataset
 
     result, tables, lines = inspect_dataset(options)
-    emit(result, options.compute.json, tables, lines)
+    emit(result, options.json, tables, lines)
 
 
 def _pretrain(flags: list[str]) -> None:
@@ -147,11 +142,12 @@ def _unlearn(flags: list[str]) -> None:
     look = first_look(flags, detector="gmm", method="fspmu", preset=None)
     method = choose(METHODS, str(look["method"]), "method")
     detector_settings = choose(DETECTORS, str(look["detector"]), "detector").settings
-    preset = method.settings if look["preset"] is None else choose(method.presets, look["preset"], f"preset of {look['method']}")
+    from fspmu.repairing import suitable_settings
+
+    preset = method.settings if look["preset"] is None else suitable_settings(str(look["method"]), None, look["preset"])
     options = parse("unlearn", Unlearn, flags, detector_settings=detector_settings, settings=preset)
     from fspmu.engine.checkpoint import load
     from fspmu.experiments.repair_run import unlearn
-    from fspmu.repairing import suitable_settings
 
     if look["preset"] is None:  # the run is known by now, and with it the preset that suits it; explicit flags win over either
         options = parse("unlearn", Unlearn, flags, detector_settings=detector_settings, settings=suitable_settings(options.method, load(options.run)))

@@ -26,14 +26,16 @@ class DetectionWarning(UserWarning):
     """A detector's result that deserves a second look."""
 
 
-EXPECTED = (InputError, NonFiniteLoss, KeyboardInterrupt)
+EXPECTED = (InputError, NonFiniteLoss, KeyboardInterrupt, OSError)
 """What ends a command with a sentence instead of a traceback."""
 
 
 def leave_after(error: BaseException) -> NoReturn:
     """Say on standard error what ended a command, and leave: 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM."""
     if isinstance(error, KeyboardInterrupt):
-        code, text = 143 if error.args else 130, "stopped; the last whole epoch is kept, the same command with --resume goes on from there"
+        code, text = 143 if error.args else 130, "stopped; a run folder keeps its last whole epoch, and the same command with --resume goes on from there"
+    elif isinstance(error, OSError):
+        code, text = 1, f"stopped: {error.filename or 'the system'}: {error.strerror or error}"
     else:
         code, text = (2, f"error: {error}") if isinstance(error, InputError) else (1, f"stopped: {error}")
     print(f"fspmu: {text}", file=sys.stderr)
@@ -64,7 +66,8 @@ def check_share(value: float, name: str) -> None:
 
 
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("epochs batch_size forget_batch retain_batch starts max_iterations width", lambda value: value >= 1, "at least 1"),
+    ("epochs starts max_iterations width", lambda value: value >= 1, "at least 1"),
+    ("batch_size forget_batch retain_batch", lambda value: value >= 2, "at least 2: batch norm has no statistics of one sample"),
     ("forget_epochs class_floor lr_step weight_decay variance_floor tolerance milestones seed", lambda value: value >= 0, "at least 0"),
     ("lr t temperature clip", lambda value: value > 0, "above 0"),
     ("share quality threshold beta noise_rate", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),

@@ -7,7 +7,7 @@ Each line above is a function below, or one in `detection` or `unlearning`; noth
 
 import copy
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -83,7 +83,11 @@ def find_label_issues(
             clean = chosen.cut(score, evidence.given_labels, settings, run.generator("cut", detector))
         for warning in caught:
             run.notice(str(warning.message))
-        split = split_at(clean, evidence.given_labels, images.num_classes, cut)
+        split = split_at(clean, score, evidence.given_labels, images.num_classes, cut if chosen.floor else replace(cut, class_floor=0))
+        if saved := {images.class_names[k] for k in evidence.given_labels[split.retain & (clean <= cut.threshold)].tolist()}:
+            run.notice(
+                f"every label of {', '.join(sorted(saved))} looks wrong; the {cut.class_floor} surest of each are kept, so that the class is not unlearned"
+            )
     quality = None if truth is None else detection_quality(score, split, evidence.given_labels, truth)
     issues = label_issues(images, split, predictions.logits.softmax(1))
     report = {"detector": detector, "settings": asdict(settings), "quality": quality, **split.counts, "issues": int(issues["is_label_issue"].sum())}
@@ -140,7 +144,8 @@ def repair(
     with run.timed("evaluation"):
         last, after = evaluate(model, run), predict(model, images, run)
     if before is not None and last is not None and last < before:
-        run.notices.insert(0, f"the repaired model is WORSE on the evaluation images: {last:.2%} after, {before:.2%} before; keep the model you had")
+        run.notice(f"the repaired model is WORSE on the evaluation images: {last:.2%} after, {before:.2%} before; keep the model you had")
+        run.notices.insert(0, run.notices.pop())  # the first thing to know
     report = {"method": method, "settings": asdict(settings), "audit": audit(found.predictions, after, split, images.given_labels.cpu(), truth)}
     best = max(run.accuracies("unlearning"), default=last)
     return Repair(
@@ -153,15 +158,17 @@ def repair(
     )
 
 
-def suitable_settings(method: str, model: Classifier, preset: str | None = None) -> Any:
+def suitable_settings(method: str, model: Classifier | None, preset: str | None = None) -> Any:
     """Return the settings of the named preset of `method`, or of the one that suits how `model` was trained.
 
     Raises InputError when the method has no such preset.
     """
     chosen = choose(UNLEARNING, method, "method")
     if preset is not None:
+        if not chosen.presets:
+            raise InputError(f"{method} has no presets; leave --preset out")
         return choose(chosen.presets, preset, f"preset of {method}")
-    trained_by = model.description.trained_by if model.description else ""
+    trained_by = model.description.trained_by if model is not None and model.description else ""
     suited = PRETRAINING[trained_by].preset if trained_by in PRETRAINING else ""
     return chosen.presets.get(suited, chosen.settings)
 

@@ -524,3 +524,12 @@ def test_statistics_of_one_colour_are_finite():
     mean, std = channel_statistics(torch.full((3, 3, 2, 2), 51, dtype=torch.uint8))
     assert mean == (0.2, 0.2, 0.2) and std == (1e-3, 1e-3, 1e-3)
     assert isinstance(Preprocessing(mean, std), Preprocessing)
+
+
+def test_a_folder_named_like_a_known_set_is_ones_own(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "cifar10" / label).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (48, 48), (40 * number, 0, 90)).save(tmp_path / "cifar10" / label / f"{number}.png")
+    images = load_source(str(tmp_path / "cifar10"), DataOptions()).train
+    assert images.pixels.shape[2:] == (48, 48) and images.preprocessing.mean != (0.4914, 0.4822, 0.4465)

@@ -183,27 +183,26 @@ def test_a_share_that_is_none_is_refused(score, settings, flag):
 
 def test_the_cut_is_strict_and_remembers_the_probabilities():
     clean = torch.tensor([0.9, 0.5, 0.51, 0.1])
-    split = split_at(clean, torch.tensor([0, 0, 1, 1]), 2, SplitSettings())
+    split = split_at(clean, 1 - clean, torch.tensor([0, 0, 1, 1]), 2, SplitSettings())
     assert split.retain.tolist() == [True, False, True, False] and split.forget.tolist() == [False, True, False, True]
     assert torch.equal(split.clean_probability, clean)
-    assert split_at(clean, torch.tensor([0, 0, 1, 1]), 2, SplitSettings(threshold=0.05)).retain.all()
+    assert split_at(clean, 1 - clean, torch.tensor([0, 0, 1, 1]), 2, SplitSettings(threshold=0.05)).retain.all()
 
 
 def test_a_class_that_would_lose_everything_keeps_its_surest():
     given = torch.tensor([0, 1, 1, 1, 1, 1, 2, 2, 3])
     clean = torch.tensor([0.9, 0.1, 0.4, 0.0, 0.3, 0.2, 0.8, 0.2, 0.0])
-    split = split_at(clean, given, 5, SplitSettings(class_floor=2))
-    assert split.retain.tolist() == [True, False, True, False, True, False, True, False, False]
+    split = split_at(clean, 1 - clean, given, 5, SplitSettings(class_floor=2))
+    assert split.retain.tolist() == [True, False, True, False, True, False, True, False, True]
     assert torch.equal(split.forget, ~split.retain)
-    generous = split_at(clean, given, 5, SplitSettings(class_floor=10))
-    assert generous.retain[given == 1].tolist() == [True, True, False, True, True]  # P(clean) = 0 is never kept
-    assert not generous.retain[8] and generous.retain[given == 2].tolist() == [True, False]
-    assert split_at(clean, given, 5, SplitSettings(class_floor=0)).retain[given == 1].tolist() == [False] * 5
+    generous = split_at(clean, 1 - clean, given, 5, SplitSettings(class_floor=10))
+    assert generous.retain[given == 1].all() and generous.retain[given == 2].tolist() == [True, False]
+    assert split_at(clean, 1 - clean, given, 5, SplitSettings(class_floor=0)).retain[given == 1].tolist() == [False] * 5
 
 
 def test_a_threshold_that_is_none_is_refused():
     with pytest.raises(InputError, match="--threshold"):
-        split_at(torch.ones(2), torch.zeros(2, dtype=torch.int64), 1, SplitSettings(threshold=2))
+        split_at(torch.ones(2), torch.zeros(2), torch.zeros(2, dtype=torch.int64), 1, SplitSettings(threshold=2))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -252,3 +251,15 @@ def test_the_table_of_issues_by_hand(tmp_path):
     lines = (tmp_path / "label_issues.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     assert lines[2] == 'True,0.5,"dog, small","dog, small",cat,0.25,0.5,False,False,review,2.png,b'
+
+
+def test_a_class_whose_posteriors_are_all_zero_keeps_its_surest():
+    score = torch.cat([torch.linspace(0, 0.1, 90), torch.linspace(5.9, 6.1, 30)])
+    given = torch.cat([torch.arange(90) % 9, torch.full((30,), 9)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clean = DETECTORS["gmm"].cut(score, given, DETECTORS["gmm"].settings, torch.Generator().manual_seed(0))
+    assert (clean[given == 9] == 0).all()
+    split = split_at(clean, score, given, 10, SplitSettings())
+    assert split.retain[given == 9].nonzero().flatten().tolist() == list(range(10))
+    assert not DETECTORS["known"].floor and not DETECTORS["random"].floor

@@ -179,7 +179,7 @@ SPOILT = {
     "weights of another model": (lambda folder: save_tensors(folder / "model.safetensors", make_model("allcnn").state_dict()), "damaged model"),
     "no JSON": (lambda folder: (folder / "model.json").write_text("{"), "model.json is no JSON file"),
     "no object": (lambda folder: (folder / "model.json").write_text("[]"), "model.json holds no JSON object"),
-    "newer": (rewrite(lambda content: content.update(schema=999)), "schema 999, newer .*upgrade with `pip install -U fspmu`"),
+    "newer": (rewrite(lambda content: content.update(schema=999)), "schema 999, newer .*upgrade fspmu"),
     "no schema": (rewrite(lambda content: content.pop("schema")), "was not written by fspmu"),
     "a key missing": (rewrite(lambda content: content.pop("preprocessing")), "damaged model"),
     "an unknown network": (rewrite(lambda content: content.update(name="smalcnn")), "unknown model 'smalcnn'; did you mean 'smallcnn'"),

@@ -432,3 +432,12 @@ def test_reference_statistics_change_the_centroids_and_the_norms():
     sound, published = (unlearn("fspmu", with_norm(), settings=replace(settings, reference_statistics=wanted)) for wanted in (False, True))
     assert not torch.equal(sound.backbone[1].running_mean, published.backbone[1].running_mean)
     assert not torch.equal(sound.head.weight, published.head.weight)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_sample_to_forget(name):
+    """Batch norm has no statistics of one sample: a step on it alone uses the running ones."""
+    forget = torch.zeros(60, dtype=torch.bool)
+    forget[7] = True
+    student = unlearn(name, with_norm(), split=Split(~forget, forget, (~forget).float()))
+    assert all(tensor.isfinite().all() for tensor in student.state_dict().values())

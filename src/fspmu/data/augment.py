@@ -33,7 +33,7 @@ def draw_views(count: int, preprocessing: Preprocessing, generator: torch.Genera
 def apply_views(pixels: Tensor, views: Views, padding: int) -> Tensor:
     """Return crops of the zero-padded `pixels` (B, C, H, W), some mirrored, in channels-last memory.
 
-    The padding is black: it comes before normalisation (ALGORITHM, section 2).
+    The padding is black: it comes before normalisation (docs/method.md, "The model that memorised the noise").
     """
     count, _, height, width = pixels.shape
     top, left, flip = (part.to(pixels.device, non_blocking=True) for part in (views.top, views.left, views.flip))

@@ -76,7 +76,7 @@ def load_source(dataset: str, options: DataOptions) -> Source:
     _check_options(options)
     with tempfile.TemporaryDirectory(prefix="fspmu-", ignore_cleanup_errors=True) as scratch:
         name, train, test = _list_parts(dataset, options, Path(scratch))
-        return _read_parts(name, train, test, options)
+        return _read_parts(name, train, test, options, known=dataset if dataset in NAMES else "")
 
 
 def load_unlabelled(path: Path, size: Size, skip_unreadable: bool) -> tuple[Tensor, list[str]]:
@@ -136,6 +136,8 @@ def _list_cifar(dataset: str, data_dir: Path | None, scratch: Path) -> tuple[Lis
     place = data_dir or (Path(os.environ[DATA_DIR]) if os.environ.get(DATA_DIR) else None)
     folder = place.expanduser() / dataset / "data" if place else None
     test: Listing | None
+    if data_dir is not None and folder is not None and not folder.is_dir():
+        raise InputError(f"{folder} does not exist; --data-dir names the folder that holds {dataset}/data/*.parquet")
     if folder is not None and folder.is_dir():
         train, test = list_parquet(folder, LABEL_COLUMNS[dataset])
     else:
@@ -152,8 +154,8 @@ def _spelt(listing: Listing) -> Listing:
     return replace(listing, class_names=tuple("crab" if name == "cra" else name for name in listing.class_names))
 
 
-def _read_parts(name: str, train: Listing, test: Listing | None, options: DataOptions) -> Source:
-    """Choose the rows, decode them, and put both parts together."""
+def _read_parts(name: str, train: Listing, test: Listing | None, options: DataOptions, *, known: str) -> Source:
+    """Choose the rows, decode them, and put both parts together; `known` is one of NAMES, empty for a set of one's own, whatever it is called."""
     names = train.class_names
     if len(names) < 2:
         raise InputError(f"{name} has {len(names)} class ({some(names)}); a classifier needs at least 2")
@@ -175,12 +177,12 @@ def _read_parts(name: str, train: Listing, test: Listing | None, options: DataOp
     if options.test_limit is not None and options.test_limit < len(test_rows):
         test_rows = test_rows[torch.arange(options.test_limit) * len(test_rows) // options.test_limit]
 
-    size = (options.size, options.size) if options.size else (32, 32) if name in LABEL_COLUMNS else None
+    size = (options.size, options.size) if options.size else (32, 32) if known in LABEL_COLUMNS else None
     decoded = _decode(train, train_rows, size, options.skip_unreadable)
     images = _images(train, train_rows[decoded.kept], decoded.pixels, Preprocessing())
     if missing := [names[label] for label, count in enumerate(images.class_counts) if not count]:
         raise InputError(f"no readable image for the class {some(missing)}: mend its images or remove the class")
-    images = replace(images, preprocessing=preprocess(images.pixels, name))
+    images = replace(images, preprocessing=preprocess(images.pixels, known))
     notes += [f"training part: {note}" for note in decoded.notes]
     test_images = None
     if len(test_rows):
@@ -224,11 +226,11 @@ def _images(listing: Listing, rows: Tensor, pixels: Tensor, preprocessing: Prepr
     return Images(pixels, listing.labels[rows], listing.class_names, [listing.ids[row] for row in chosen], paths, preprocessing)
 
 
-def preprocess(pixels: Tensor, name: str) -> Preprocessing:
+def preprocess(pixels: Tensor, known: str) -> Preprocessing:
     """Return how a model is to see training pixels (N, 3, H, W) uint8: published values for CIFAR, else their own mean and deviation."""
     padding = min(pixels.shape[2:]) // 8
-    mean, std = NORMALISATION[name] if name in NORMALISATION else channel_statistics(pixels)
-    return Preprocessing(mean, std, "crop" if name == "digits" else "crop-flip", padding)
+    mean, std = NORMALISATION[known] if known in NORMALISATION else channel_statistics(pixels)
+    return Preprocessing(mean, std, "crop" if known == "digits" else "crop-flip", padding)
 
 
 def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -12,6 +12,8 @@ DETECTORS = {
         frozenset({"reference_losses"}),
         "the same with the published statistics pass",
     ),
-    "known": Detector(known.score, known.cut, known.Settings(), frozenset({"truth"}), "the true labels, or a simulated detector of a stated quality"),
-    "random": Detector(at_random.score, at_random.cut, at_random.Settings(), frozenset(), "a coin for every sample"),
+    "known": Detector(
+        known.score, known.cut, known.Settings(), frozenset({"truth"}), "the true labels, or a simulated detector of a stated quality", floor=False
+    ),
+    "random": Detector(at_random.score, at_random.cut, at_random.Settings(), frozenset(), "a coin for every sample", floor=False),
 }

@@ -16,20 +16,20 @@ class SplitSettings:
     threshold: float = 0.5
     """A label counts as clean when P(clean) is above this."""
     class_floor: int = 10
-    """A class that would lose all its samples keeps this many, its surest ones with P(clean) > 0."""
+    """A class that would lose all its samples keeps this many, those with the lowest score; not with `known` and `random`, which mean what they say."""
 
 
-def split_at(clean_probability: Tensor, given_labels: Tensor, num_classes: int, settings: SplitSettings) -> Split:
-    """Return retain = P(clean) above the threshold and forget = the rest, (N,) each.
+def split_at(clean_probability: Tensor, score: Tensor, given_labels: Tensor, num_classes: int, settings: SplitSettings) -> Split:
+    """Return retain = P(clean) above the threshold and forget = the rest, (N,) each; score HIGH = looks wrong.
 
     A class left without any retained sample keeps its `class_floor` surest ones: without them the network would unlearn the class itself.
-    Samples with P(clean) = 0 are never kept, so that a class whose labels are all known to be wrong may go.
+    The score says which these are: a posterior may be 0 for all of them.
     """
     check_share(settings.threshold, "--threshold")
     retain = clean_probability > settings.threshold
     kept = torch.bincount(given_labels[retain], minlength=num_classes)
     for label in (kept == 0).nonzero().squeeze(1).tolist():
-        members = ((given_labels == label) & (clean_probability > 0)).nonzero().squeeze(1)
-        surest = clean_probability[members].argsort(descending=True, stable=True)[: settings.class_floor]
+        members = (given_labels == label).nonzero().squeeze(1)
+        surest = score[members].argsort(stable=True)[: settings.class_floor]
         retain[members[surest]] = True
     return Split(retain, ~retain, clean_probability)

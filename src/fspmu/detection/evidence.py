@@ -48,3 +48,5 @@ class Detector:
     settings: Any
     needs: frozenset[str]
     about: str
+    floor: bool = True
+    """Whether a class that would lose all its samples keeps some: a detector may err, the truth may not."""

@@ -1,5 +1,7 @@
 """Which device and which number format this machine offers."""
 
+import re
+
 import torch
 from torch import nn
 
@@ -13,13 +15,13 @@ def choose_device(name: str) -> torch.device:
 
     Raises InputError when this machine does not have it.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    kind, _, number = name.partition(":")
-    if not choose(available, kind, "device"):
+    number = re.fullmatch(r"cuda:(\d+)", name)
+    if not choose(available, "cuda" if number else name, "device"):
         raise InputError(f"device {name!r} is not available on this machine; give --device auto or --device cpu")
-    if number and (not number.isdigit() or (kind == "cuda" and int(number) >= torch.cuda.device_count())):
+    if number and int(number[1]) >= torch.cuda.device_count():
         raise InputError(f"device {name!r} is not one of the {torch.cuda.device_count()} GPUs of this machine")
     return torch.device(name)
 

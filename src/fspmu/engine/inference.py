@@ -77,4 +77,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
 
 def evaluate(model: Classifier, run: Run) -> float | None:
     """Return the accuracy on the run's evaluation images, a fraction; None when it has none."""
-    return None if run.evaluation is None else accuracy(model, run.evaluation, run)
+    if run.evaluation is None:
+        return None
+    with run.timed("evaluation"):
+        return accuracy(model, run.evaluation, run)

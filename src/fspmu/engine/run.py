@@ -52,6 +52,8 @@ class Run:
     """Per stage: how many samples went forward and backward through a network."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """What was logged, an epoch each, as in `metrics.jsonl`."""
+    _within: float = 0.0
+    """Seconds of the stages that ended within the present one."""
 
     @classmethod
     def create(cls, *, device: str = "auto", precision: str = "auto", **fields: Any) -> "Run":
@@ -85,14 +87,15 @@ class Run:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Name the stage and add its wall time to `seconds`."""
-        outer, self.stage, started = self.stage, stage, time.perf_counter()
+        """Name the stage and add its wall time to `seconds`, without that of stages within it."""
+        outer, self.stage, started, within = self.stage, stage, time.perf_counter(), self._within
         self.passes.setdefault(stage, {"forward": 0, "backward": 0})
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-            self.stage = outer
+            elapsed = time.perf_counter() - started
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed - (self._within - within)
+            self.stage, self._within = outer, within + elapsed
 
     def place(self, model: Classifier) -> Classifier:
         """Return `model` on the device, in the memory layout that convolutions are fastest in."""
@@ -125,11 +128,12 @@ class Run:
     def epochs(self, total: int, **state: Stateful) -> Iterator[int]:
         """Yield the epochs 1 to `total`; after each, save `state`, so that a run stopped at any moment goes on from its last whole epoch."""
         path = None if self.folder is None else self.folder.state / f"{self.stage}.safetensors"
-        done, spent, started = 0, 0.0, time.perf_counter()
+        done, spent, started, within = 0, 0.0, time.perf_counter(), self._within
         if path is not None and self.folder is not None and path.exists():
             saved = load_state(path, state)
-            done, spent, self.passes[self.stage] = saved["epoch"], saved["seconds"], saved["passes"]
-            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + spent
+            done, spent = saved["epoch"], saved["seconds"][self.stage]
+            self.passes |= saved["passes"]
+            self.seconds = {stage: self.seconds.get(stage, 0.0) + seconds for stage, seconds in (self.seconds | saved["seconds"]).items()}
             self.folder.forget_metrics(self.stage, done)
             self.lines += self.folder.metrics(self.stage)
             for text in saved["notices"]:
@@ -141,8 +145,9 @@ class Run:
             for epoch in range(done + 1, total + 1):
                 yield epoch
                 if path is not None:
-                    elapsed = spent + time.perf_counter() - started
-                    save_state(path, state, {"epoch": epoch, "seconds": elapsed, "passes": self.passes[self.stage], "notices": self.notices})
+                    own = spent + time.perf_counter() - started - (self._within - within)
+                    known = {"seconds": self.seconds | {self.stage: own}, "passes": self.passes, "notices": self.notices}
+                    save_state(path, state, known | {"epoch": epoch})
                 bar.update()
                 if self.lines:
                     bar.set_postfix({key: f"{value:.3g}" for key, value in self.lines[-1].items() if isinstance(value, float)}, refresh=False)

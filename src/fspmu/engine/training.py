@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fspmu.data.batches import Batch
 from fspmu.engine.device import is_out_of_memory
@@ -50,7 +50,10 @@ def train_epoch(
     first_bad = torch.full((), torch.iinfo(torch.int64).max, device=run.device)
     steps = parts = 0
     for batch in run.bar(batches, label):
+        if len(batch) == 1:  # one sample has no batch statistics: its norms use the running ones
+            _norms_to(model, training=False)
         parts, value, values = _step(forward, batch, loss, optimizer, run, parts or 1)
+        _norms_to(model, training=True)
         if clip is not None:
             torch.nn.utils.clip_grad_value_(model.parameters(), clip)
         optimizer.step()
@@ -62,6 +65,12 @@ def train_epoch(
             _refuse_non_finite(first_bad, run)
     _refuse_non_finite(first_bad, run)
     return {name: float(total) / steps for name, total in totals.items()}
+
+
+def _norms_to(model: Classifier, *, training: bool) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.train(training)
 
 
 def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Optimizer, run: Run, parts: int) -> tuple[int, Tensor, dict[str, Tensor]]:

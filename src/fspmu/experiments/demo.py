@@ -13,11 +13,11 @@ from fspmu.experiments.experiment import Demo, Pretrain, Unlearn
 from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import unlearn
 from fspmu.pretraining.cross_entropy import Settings
-from fspmu.report.tables import detection_table, new_table, percent
+from fspmu.report.tables import detection_table, new_table, percent, warning_of
 
 
-def run_demo(options: Demo) -> tuple[dict[str, Any], list[Table], list[str]]:
-    """Run training and both repairs; return the result, its tables, and the lines below them.
+def run_demo(options: Demo) -> tuple[dict[str, Any], list[Table], list[str], list[str]]:
+    """Run training and both repairs; return the result, its tables, the lines below them, and those above.
 
     A finished part is not run again, so a stopped demo goes on where it was.
     """
@@ -31,6 +31,9 @@ def run_demo(options: Demo) -> tuple[dict[str, Any], list[Table], list[str]]:
         for detector in ("known", "gmm")
     }
     seconds = time.perf_counter() - started
+    if trained.already_done and all(outcome.already_done for outcome in repairs.values()):
+        outcomes = (trained, *repairs.values())
+        seconds = sum(spent for outcome in outcomes for stage, spent in outcome.record["seconds"].items() if outcome is trained or stage != "pretraining")
     detections = {name: outcome.record["detection"] for name, outcome in repairs.items()}
     result = {
         "original": trained.record["test_accuracy"]["last"],
@@ -53,9 +56,8 @@ def run_demo(options: Demo) -> tuple[dict[str, Any], list[Table], list[str]]:
     data = trained.record["data"]
     lines = [
         f"{data['train']:,} training images, {data['flip_rate']:.1%} of their labels wrong; {data['test']:,} test images; {seconds:.0f} s in all",
-        *(f"note: {text}" for outcome in (trained, *repairs.values()) for text in outcome.record["warnings"]),
         f"trained model   {trained.folder}",
         *(f"repaired model  {outcome.folder}" for outcome in repairs.values()),
         f"wrong labels    {repairs['gmm'].folder / 'label_issues.csv'}",
     ]
-    return result, [table, detection_table(detections)], lines
+    return result, [table, detection_table(detections)], lines, [line for outcome in repairs.values() for line in warning_of(outcome.record)]

@@ -51,7 +51,10 @@ class Inspect:
     """digits, cifar10, cifar100, hf:NAME_OR_PATH, or a folder of images."""
     data: DataOptions = field(default_factory=DataOptions)
     noise: NoiseOptions = field(default_factory=NoiseOptions)
-    compute: Compute = field(default_factory=Compute)
+    seed: int = 0
+    """Seed of the noise."""
+    json: bool = False
+    """Print one JSON object on standard output and nothing else there."""
 
 
 @dataclass(frozen=True)

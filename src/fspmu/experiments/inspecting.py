@@ -25,19 +25,13 @@ DATASETS = {
     "FOLDER": "a folder per class, or images with a labels.csv (file_name,label)",
 }
 
-EXTRAS = {
-    "timm": ("timm", "pretrained image models"),
-    "hf": ("transformers", "models of the Hugging Face Hub"),
-    "ray": ("ray", "many runs over several GPUs or machines"),
-    "tensorboard": ("tensorboard", "curves in TensorBoard"),
-    "tsne": ("openTSNE", "features after unlearning placed into the map of those before"),
-    "cleanlab": ("cleanlab", "its detectors beside ours"),
-}
+EXTRAS = {"tsne": ("openTSNE", "features after unlearning placed into the map of those before, instead of both drawn together")}
+"""What an optional package adds today."""
 
 
 def inspect_dataset(options: Inspect) -> Shown:
     """Return what is understood of a data set, with the noise that the options would inject."""
-    source, noisy = noisy_source(options.dataset, options.data, options.noise, options.compute.seed or 0)
+    source, noisy = noisy_source(options.dataset, options.data, options.noise, options.seed)
     result = describe_data(source, noisy.train, noisy.test, {"preprocessing": asdict(noisy.train.preprocessing), "flip_rate": noisy.flip_rate})
     result["notes"] += noisy.notes
     table = new_table(escape(f"{source.name}: {len(noisy.train):,} training and {result['test']:,} test images"), "class", "training", "test")
@@ -67,7 +61,7 @@ def list_methods() -> Shown:
         "unlearning": {name: method.about for name, method in UNLEARNING.items()},
     }
     extras = {
-        name: {"installed": find_spec(module) is not None, "adds": about, "install": f"pip install 'fspmu[{name}]'"} for name, (module, about) in EXTRAS.items()
+        name: {"installed": find_spec(module) is not None, "adds": about, "install": f"pip install -e '.[{name}]'"} for name, (module, about) in EXTRAS.items()
     }
     result: dict[str, Any] = {
         "datasets": DATASETS,

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import os
+import re
 import signal
 import types
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from fspmu.data.images import Images
 from fspmu.data.label_noise import NoiseOptions, NoisySource, inject
-from fspmu.data.sources import DataOptions, Source, load_source
+from fspmu.data.sources import DATA_DIR, NAMES, DataOptions, Source, load_source
 from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, save_model, save_tensors
 from fspmu.engine.inference import predict
 from fspmu.engine.run import Run
@@ -47,6 +49,8 @@ class OpenedRun:
     path: Path
     config: Json
     record: Json
+    identity: str
+    """The hash of its config."""
     model: Classifier
     images: Images
     test: Images | None
@@ -63,8 +67,9 @@ def folder_for(out: Path, config: Json, resume: bool) -> Iterator[RunFolder]:
 
     folder = RunFolder(out)
     folder.open(config, resume=resume)
+    previous = None
     with contextlib.suppress(ValueError):  # only a main thread may set handlers
-        signal.signal(signal.SIGTERM, stop)
+        previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield folder
     except InputError:
@@ -72,7 +77,7 @@ def folder_for(out: Path, config: Json, resume: bool) -> Iterator[RunFolder]:
         raise
     finally:
         with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
         folder.close()
 
 
@@ -86,8 +91,10 @@ def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
 def data_config(dataset: str, options: DataOptions, train: Images) -> Json:
     """Return what identifies the data: how it was asked for, and its fingerprint; not where CIFAR lies on this machine."""
     asked = {name: value for name, value in asdict(options).items() if name != "data_dir"}
-    place = Path(dataset).expanduser()
-    return {"dataset": str(place.resolve()) if place.is_dir() and ":" not in dataset else dataset, **asked, "fingerprint": train.fingerprint()}
+    place = Path(dataset.removeprefix("hf:")).expanduser()
+    if dataset not in NAMES and place.exists():  # a run is opened again from anywhere
+        dataset = f"{'hf:' if dataset.startswith('hf:') else ''}{place.resolve()}"
+    return {"dataset": dataset, **asked, "fingerprint": train.fingerprint()}
 
 
 def precision_config(compute: Compute) -> Json:
@@ -181,10 +188,11 @@ def pretrain(options: Pretrain) -> Outcome:
         accuracies = run.accuracies("pretraining")
         record = make_record(
             config=config,
-            data=describe_data(prepared.source, train, test, noise),
+            data=describe_data(prepared.source, train, test, noise | {"data_dir": _data_dir(options.data)}),
             pretraining={"method": options.method, "settings": asdict(settings), "passes": run.passes["pretraining"]},
             test_accuracy={"last": accuracies[-1], "best": max(accuracies)} if accuracies else None,
             seconds=run.seconds,
+            passes=run.passes,
             warnings=run.notices,
             machine=run.machine,
         )
@@ -203,9 +211,15 @@ def finished(folder: RunFolder) -> Outcome:
     return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
 
 
+def _data_dir(options: DataOptions) -> str | None:
+    """Return where CIFAR was looked for: in the record, so that the run is opened again without a flag, and not in the config."""
+    place = options.data_dir or os.environ.get(DATA_DIR)
+    return str(Path(place).expanduser().resolve()) if place else None
+
+
 def _name(options: Pretrain, source: str, config: Json) -> str:
     noise = [options.noise.noise_mode, f"{options.noise.noise_rate:g}"] if options.noise.noise_mode != "none" else []
-    return "-".join([source, *noise, options.method, config_hash(config)[:8]])
+    return "-".join([re.sub(r"[^\w.-]+", "_", source), *noise, options.method, config_hash(config)[:8]])
 
 
 def _save_labels(folder: Path, prepared: Prepared, *, with_truth: bool) -> None:
@@ -249,18 +263,27 @@ def open_run(options: OnRun) -> OpenedRun:
     check_schema(stored, path / "config.json")
     if not (path / "done").exists():
         raise InputError(f"{path} is not finished; run the command that made it again with --resume")
-    config = stored["config"]
+    try:
+        return _open(path, stored["config"], read_json(path / "record.json"), stored["hash"], options)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {type(error).__name__} {error} in its files; make it again with `fspmu pretrain`") from None
+
+
+def _open(path: Path, config: Json, record: Json, identity: str, options: OnRun) -> OpenedRun:
     if "data" not in config:
         raise InputError(f"{path} holds no model to work on, it was made by `fspmu {config.get('command')}`; give the folder of `fspmu pretrain`")
+    check_schema(record, path / "record.json")
     asked = {name: value for name, value in config["data"].items() if name not in ("dataset", "fingerprint")}
-    source = load_source(options.dataset or config["data"]["dataset"], DataOptions(**asked, data_dir=options.data_dir))
+    recorded = None if os.environ.get(DATA_DIR) else record["data"]["data_dir"]
+    data_dir = options.data_dir or (Path(recorded) if recorded and Path(recorded).is_dir() else None)
+    source = load_source(options.dataset or config["data"]["dataset"], DataOptions(**asked, data_dir=data_dir))
     if source.train.fingerprint() != config["data"]["fingerprint"]:
         raise InputError(f"the images of {source.name} are not those {path} was trained on; give the right ones with --dataset or --data-dir")
     model, labels = load(path), load_tensors(path / "labels.safetensors")
     preprocessing = model.description.preprocessing if model.description else source.train.preprocessing
     images = source.train.with_labels(labels["given"], model.class_names).prepared_as(preprocessing)
     test = None if source.test is None else source.test.with_labels(labels["test"], model.class_names).prepared_as(preprocessing)
-    return OpenedRun(path, config, read_json(path / "record.json"), model, images, test, labels.get("true"), labels)
+    return OpenedRun(path, config, record, identity, model, images, test, labels.get("true"), labels)
 
 
 def seed_of(options: OnRun, opened: OpenedRun) -> int:

@@ -46,7 +46,7 @@ from fspmu.models import MODELS, WIDTHS
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.repairing import suitable_settings
 from fspmu.report.figures import check_tsne, draw_tsne
-from fspmu.report.tables import percent
+from fspmu.report.tables import run_table, show, warning_of
 from fspmu.results.store import read_json, replacing
 from fspmu.unlearning import METHODS as UNLEARNING
 
@@ -211,21 +211,9 @@ def _draw(run: Path, target: Path, class_names: tuple[str, ...], flags: Namespac
 def _tell(title: str, outcome: Outcome, drawn: list[Path], save: bool, way_out: str) -> None:
     """Print the figures of a record, and every path that was written."""
     record = outcome.record
-    accuracy, detection = record["test_accuracy"], record["detection"]
-    lines = [title]
-    if accuracy:
-        named = {"original": "before", "last": "last", "best": "best"}
-        figures = "  ".join(f"{name} {percent(accuracy[key])}" for name, key in named.items() if key in accuracy)
-        lines.append(f"test accuracy (%)  {figures} (picked on test data)")
-    if detection:
-        quality = detection["quality"] or {}
-        figures = "  ".join(f"{name} {percent(quality.get(name))}" for name in ("precision", "recall"))
-        lines.append(f"detection (%)      {figures}  (positive = wrong label)  forget {detection['forget']:,}  retain {detection['retain']:,}")
-    lines.append("time (s)           " + "  ".join(f"{stage} {value:.1f}" for stage, value in record["seconds"].items() if value is not None))
-    if outcome.already_done:
-        lines += [f"note: {text}" for text in record["warnings"]]
+    notes = [f"note: {text}" for text in record["warnings"]] if outcome.already_done else warning_of(record)
     if save:
-        lines.append(f"{'already done, nothing changed' if outcome.already_done else 'saved'}: {outcome.folder}")
+        end = f"{'already done, nothing changed' if outcome.already_done else 'saved'}: {outcome.folder}"
     else:
-        lines.append(f"no weights saved (--save False); {way_out}")
-    print("\n".join([*lines, *(f"picture: {path}" for path in drawn)]))
+        end = f"no weights saved (--save False); {way_out}"
+    show(run_table(record), [end, *(f"picture: {path}" for path in drawn)], [title, *notes])

@@ -41,10 +41,10 @@ def _leave_after(step: str, parser: "Flags", arguments: Sequence[str] | None) ->
         for ours, theirs in SPELLINGS.items():
             text = text.replace(ours, theirs)
         leave_after(InputError(text))
-    except EXPECTED as error:
-        leave_after(error)
     except BrokenPipeError:  # the reader of our output left early, as `head` does
         sys.stderr.close()
+    except EXPECTED as error:
+        leave_after(error)
     sys.exit(0)
 
 
@@ -153,7 +153,9 @@ def _add_selectors(parser: Flags) -> None:
     group.add_argument("--noise_rate", type=SHARE, metavar="R", help="share of the labels that noise may act on")
     group.add_argument("--noise_mode", metavar="MODE", help="sym, asym, SDN (CIFAR-100 as 20 superclasses); ours: instance, none")
     group.add_argument("--model", default="preactresnet18", metavar="NAME", help="preactresnet18 (the default), allcnn, smallcnn")
-    group.add_argument("--pretrain_method", nargs="?", const="", metavar="NAME", help="DivideMix, ProMix, LongReMix; None or absent: cross-entropy")
+    group.add_argument(
+        "--pretrain_method", nargs="?", const="", metavar="NAME", help="a way to train of `fspmu methods`, in any spelling; None or absent: cross-entropy"
+    )
     group.add_argument("--seed", type=SEED, default=1, help="seed of noise, weights and order; default 1")
     group.add_argument("--epochs", type=WHOLE, metavar="E", help="train in the epochs 0 to E; default 200, so 201 epochs")
     group.add_argument("--batch_size", type=COUNT, metavar="N", help="samples per step; default 128")

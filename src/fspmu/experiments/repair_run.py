@@ -1,5 +1,6 @@
 """Commands on an earlier run: detect, unlearn, evaluate, predict."""
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from fspmu.detection import DETECTORS
 from fspmu.detection.label_issues import write_issues
 from fspmu.engine.checkpoint import describe, load, save_model, save_tensors
 from fspmu.engine.inference import accuracy_of, predict
+from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
 from fspmu.experiments.pipeline import Json, OpenedRun, Outcome, finish, finished, folder_for, make_run, open_run, picture_config, precision_config, seed_of
+from fspmu.models.classifier import Classifier
+from fspmu.preprocessing import Preprocessing
 from fspmu.repairing import Detection, find_label_issues, repair, suitable_settings
 from fspmu.results.record import make_record
 from fspmu.results.store import read_json, write_text
@@ -41,7 +45,15 @@ def detect(options: Detect) -> Outcome:
         write_issues(found.issues, folder.path / "label_issues.csv")
         return finish(
             folder,
-            make_record(config=config, data=opened.record["data"], detection=found.report, seconds=run.seconds, warnings=run.notices, machine=run.machine),
+            make_record(
+                config=config,
+                data=opened.record["data"],
+                detection=found.report,
+                seconds=run.seconds,
+                passes=run.passes,
+                warnings=run.notices,
+                machine=run.machine,
+            ),
         )
 
 
@@ -95,6 +107,7 @@ def unlearn(options: Unlearn) -> Outcome:
             unlearning=repaired.report,
             test_accuracy=repaired.test_accuracy,
             seconds=run.seconds | {"pretraining": opened.record["seconds"].get("pretraining")},
+            passes=run.passes | {"pretraining": opened.record["pretraining"].get("passes")},
             warnings=run.notices,
             machine=run.machine,
         )
@@ -103,8 +116,7 @@ def unlearn(options: Unlearn) -> Outcome:
 
 def _config(command: str, options: Any, opened: OpenedRun) -> Json:
     """Return the part of a config that every command on a run shares: the run it started from, by its config, not by its place."""
-    stored = read_json(opened.path / "config.json")
-    return {"command": command, "run": stored["hash"], "seed": seed_of(options, opened), **precision_config(options.compute)}
+    return {"command": command, "run": opened.identity, "seed": seed_of(options, opened), **precision_config(options.compute)}
 
 
 def _write_detection(found: Detection, folder: Path) -> None:
@@ -114,7 +126,16 @@ def _write_detection(found: Detection, folder: Path) -> None:
 
 def evaluate(options: Evaluate) -> Outcome:
     """Measure a run's model on its evaluation and training images; with `out`, write the record there."""
+    check_settings(options.compute)
     opened = open_run(options)
+    config = _config("evaluate", options, opened)
+    if options.compute.out is None:
+        return Outcome(opened.path, _measure(options, opened, config))
+    with folder_for(options.compute.out, config, options.compute.resume) as folder:
+        return finished(folder) if folder.finished else finish(folder, _measure(options, opened, config))
+
+
+def _measure(options: Evaluate, opened: OpenedRun, config: Json) -> Json:
     run = make_run(options.compute, opened.test, seed_of(options, opened))
     model = run.place(opened.model)
 
@@ -128,39 +149,48 @@ def evaluate(options: Evaluate) -> Outcome:
         return {"accuracy": accuracy_of(logits, given), "true_accuracy": None if truth is None else accuracy_of(logits, truth), "per_class": per_class}
 
     figures = {"train": measure(opened.images, opened.truth), "test": None if opened.test is None else measure(opened.test, None)}
-    config = _config("evaluate", options, opened)
     record = make_record(
         config=config,
         data=opened.record["data"],
         test_accuracy={"last": figures["test"]["accuracy"]} if figures["test"] else None,
         seconds=run.seconds,
+        passes=run.passes,
         warnings=run.notices,
         machine=run.machine,
-    ) | {"evaluation": figures}
-    if options.compute.out is None:
-        return Outcome(opened.path, record)
-    with folder_for(options.compute.out, config, options.compute.resume) as folder:
-        return finish(folder, record)
+    )
+    return record | {"evaluation": figures}
 
 
 def predict_images(options: Predict) -> tuple[pd.DataFrame, Path | None]:
     """Return the predicted class of every image, with its probability; with `out`, write `predictions.csv` there."""
+    check_settings(options.compute)
     model = load(options.run)
-    content = read_json(options.run / "record.json")
-    if model.description is None:
-        raise InputError(f"{options.run} holds a model without a description")
-    _, height, width = content["data"]["shape"]
-    pixels, paths = load_unlabelled(options.images, (height, width), options.skip_unreadable)
-    images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), model.class_names, ids=paths, preprocessing=model.description.preprocessing)
+    try:
+        identity, (_, height, width) = read_json(options.run / "config.json")["hash"], read_json(options.run / "record.json")["data"]["shape"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{options.run} is damaged: {type(error).__name__} {error} in its files; make it again with `fspmu pretrain`") from None
     run = make_run(options.compute, None, options.compute.seed or 0)
+    with warnings.catch_warnings(record=True) as left_out:
+        warnings.simplefilter("always")
+        pixels, paths = load_unlabelled(options.images, (height, width), options.skip_unreadable)
+    for warning in left_out:
+        run.notice(str(warning.message))
+    preprocessing = model.description.preprocessing if model.description else Preprocessing()
+    images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), model.class_names, ids=paths, preprocessing=preprocessing)
+    if options.compute.out is None:
+        return _predict(model, images, run), None
+    config = {"command": "predict", "images": images.fingerprint(), "run": identity}
+    with folder_for(options.compute.out, config, options.compute.resume) as folder:
+        path = folder.path / "predictions.csv"
+        if not folder.finished:
+            write_text(path, _predict(model, images, run).to_csv(index=False, float_format="%.6g"))
+            folder.finish()
+        return pd.read_csv(path, dtype={"predicted_label": str}), path
+
+
+def _predict(model: Classifier, images: Images, run: Run) -> pd.DataFrame:
     with run.timed("prediction"):
         probabilities = predict(run.place(model), images.to(run.device), run).logits.softmax(1)
     confidence, label = probabilities.max(dim=1)
-    table = pd.DataFrame({"path": paths, "predicted_label": [model.class_names[k] for k in label.tolist()], "confidence": confidence.tolist()})
-    if options.compute.out is None:
-        return table, None
-    config = {"command": "predict", "images": str(options.images.resolve()), "run": read_json(options.run / "config.json")["hash"]}
-    with folder_for(options.compute.out, config, options.compute.resume) as folder:
-        write_text(folder.path / "predictions.csv", table.to_csv(index=False, float_format="%.6g"))
-        folder.finish()
-    return table, folder.path / "predictions.csv"
+    names = [model.class_names[k] for k in label.tolist()]
+    return pd.DataFrame({"path": list(images.ids), "predicted_label": names, "confidence": confidence.tolist()})

@@ -4,6 +4,8 @@ Read from `predictions.safetensors`, `labels.safetensors` and `split.safetensors
 with openTSNE the features after are placed into the map of those before, without it both are embedded together.
 """
 
+import textwrap
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def _embed(panels: dict[str, np.ndarray], centroids: np.ndarray, perplexity: flo
     if find_spec("openTSNE") is not None:
         from openTSNE import TSNE
 
-        embedding = TSNE(perplexity=perplexity, learning_rate=lr, random_state=seed, n_jobs=-1).fit(np.concatenate([first, centroids]))
+        embedding = TSNE(perplexity=perplexity, learning_rate=lr, random_state=seed % 2**32, n_jobs=-1).fit(np.concatenate([first, centroids]))
         places = {"before": np.asarray(embedding[: len(first)])}
         if "after" in panels:
             places["after"] = np.asarray(embedding.transform(panels["after"]))
@@ -67,7 +69,7 @@ def _embed(panels: dict[str, np.ndarray], centroids: np.ndarray, perplexity: flo
     from sklearn.manifold import TSNE as SklearnTSNE
 
     together = np.concatenate([*panels.values(), centroids])
-    flat = SklearnTSNE(perplexity=perplexity, learning_rate=lr, random_state=seed, init="pca").fit_transform(together)
+    flat = SklearnTSNE(perplexity=perplexity, learning_rate=lr, random_state=seed % 2**32, init="pca").fit_transform(together)
     bounds = np.cumsum([len(rows) for rows in panels.values()])
     parts = np.split(flat, bounds)
     return dict(zip(panels, parts, strict=False)), parts[-1]
@@ -96,7 +98,8 @@ def _draw(
         figure.suptitle(title)
         figure.legend(handles=_legend(colours, class_names, bool(forgotten.any())), loc="outside right center", frameon=False)
         for path in files:
-            with replacing(path) as temporary:
+            with replacing(path) as temporary, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
                 metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
                 figure.savefig(temporary, dpi=130, format=path.suffix[1:], metadata=metadata)
 
@@ -107,6 +110,6 @@ def _legend(colours: np.ndarray, class_names: tuple[str, ...], stars: bool) -> l
     def mark(marker: str, colour: str, label: str, size: int) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, color=colour, markeredgecolor="black" if marker != "o" else colour, label=label, markersize=size)
 
-    handles = [mark("o", colours[k], name, 7) for k, name in enumerate(class_names)]
+    handles = [mark("o", colours[k], textwrap.shorten(name, 30, placeholder="…").replace("$", r"\$") or name[:30], 7) for k, name in enumerate(class_names)]
     handles += [mark("*", "white", "to be forgotten", 11)] if stars else []
     return [*handles, mark("X", "white", "class centroid", 11)]

@@ -1,8 +1,10 @@
 """Tables for the terminal, made from records alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,11 +18,29 @@ def percent(share: float | None) -> str:
 
 def new_table(title: str, *columns: str) -> Table:
     """Return an empty table: the first column text, the others figures."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, min_width=len(title) + 4)
     table.add_column(columns[0])
     for name in columns[1:]:
         table.add_column(name, justify="right")
     return table
+
+
+def warning_of(record: Json) -> list[str]:
+    """Return the first thing to know about a repair: that it did harm, where it did."""
+    accuracy = record["test_accuracy"] or {}
+    worse = (accuracy.get("before") or 0.0) > (accuracy["last"] if accuracy.get("last") is not None else 1.0)
+    return [f"note: {text}" for text in record["warnings"][:1]] if worse else []
+
+
+def show(tables: Sequence[Table], lines: Sequence[str] = (), first: Sequence[str] = (), *, to_stderr: bool = False) -> None:
+    """Print first lines, tables and last lines."""
+    console = Console(stderr=to_stderr, highlight=False)
+    for line in first:
+        console.print(line, markup=False, soft_wrap=True)
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def run_table(record: Json) -> list[Table]:
@@ -31,6 +51,7 @@ def run_table(record: Json) -> list[Table]:
         before = [("before", "before")] if "before" in accuracy else []
         columns = [*before, ("last", "last"), *([("best", "best*")] if "best" in accuracy else [])]
         table = new_table("Test accuracy (%)", "", *(name for _, name in columns))
+        table.min_width = 30
         table.caption, table.caption_justify = ("* picked on test data", "left") if "best" in accuracy else (None, "left")
         table.add_row(escape(str(config.get("method") or config["command"])), *(percent(accuracy[key]) for key, _ in columns))
         tables.append(table)
@@ -71,7 +92,7 @@ def _cost_table(record: Json) -> Table:
     table = new_table("Cost", "stage", "seconds", "samples forward", "samples backward")
     for stage, seconds in record["seconds"].items():
         if seconds is not None:
-            passes = (record.get(stage) or {}).get("passes") if stage != "evaluation" else None
+            passes = record["passes"].get(stage)
             table.add_row(stage, f"{seconds:.1f}", *(f"{passes[way]:,}" if passes else "–" for way in ("forward", "backward")))
     return table
 

@@ -23,11 +23,17 @@ def versions() -> dict[str, str]:
 
 def make_record(**sections: Any) -> dict[str, Any]:
     """Return a record with every section present, the missing ones None."""
-    unknown = sections.keys() - set(SECTIONS) - {"warnings", "machine"}
+    unknown = sections.keys() - set(SECTIONS) - {"warnings", "machine", "passes"}
     if unknown:
         raise TypeError(f"no such section of a record: {sorted(unknown)}")
     record = {name: sections.get(name) for name in SECTIONS}
-    return record | {"schema": SCHEMA, "versions": versions(), "machine": sections.get("machine"), "warnings": sections.get("warnings", [])}
+    return record | {
+        "schema": SCHEMA,
+        "versions": versions(),
+        "machine": sections.get("machine"),
+        "passes": sections.get("passes") or {},
+        "warnings": sections.get("warnings", []),
+    }
 
 
 def check_schema(content: dict[str, Any], path: Path) -> None:
@@ -36,4 +42,4 @@ def check_schema(content: dict[str, Any], path: Path) -> None:
     if not isinstance(schema, int):
         raise InputError(f"{path} names no schema: it was not written by fspmu")
     if schema > SCHEMA:
-        raise InputError(f"{path} has schema {schema}, newer than the {SCHEMA} this fspmu reads; upgrade with `pip install -U fspmu`")
+        raise InputError(f"{path} has schema {schema}, newer than the {SCHEMA} this fspmu reads; upgrade fspmu")

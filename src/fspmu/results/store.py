@@ -63,6 +63,8 @@ def read_json(path: Path) -> Json:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no JSON file: {error}") from None
     if not isinstance(content, dict):
@@ -148,8 +150,8 @@ class RunFolder:
             raise
 
     def _enter(self, config: Json, resume: bool) -> None:
-        for left in self.path.rglob(f"{PARTIAL}*"):
-            left.unlink()
+        for left in (*self.path.glob(f"{PARTIAL}*"), *self.state.glob(f"{PARTIAL}*")):
+            left.unlink(missing_ok=True)
         existing = self.path / "config.json"
         if existing.exists():
             theirs = read_json(existing)
@@ -167,9 +169,9 @@ class RunFolder:
     def close(self) -> None:
         """Let others use the folder."""
         if self._lock is not None:
-            self._lock.release()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # while it is still held: whoever comes next makes a new one
                 (self.path / ".lock").unlink()
+            self._lock.release()
             self._lock = None
 
     def abandon(self) -> None:
