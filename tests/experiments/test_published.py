@@ -389,4 +389,4 @@ def test_a_picture_can_be_drawn_of_a_run_saved_without_one(fresh, call):
 def test_every_way_to_forget_runs(saved, call, flags):
     code, out, err = call("unlearning.py", f"{SELECTORS} {flags}", saved)
     assert code == 0, err
-    assert "detection (%)" in out
+    assert "Detection, positive = wrong label" in out
