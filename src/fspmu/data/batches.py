@@ -26,7 +26,8 @@ class Batch:
         return len(self.images)
 
     def parts(self, count: int) -> list["Batch"]:
-        """Return the batch in `count` nearly equal parts."""
+        """Return the batch in at most `count` nearly equal parts, none of a single row: batch norm has no statistics of one sample."""
+        count = max(1, min(count, len(self) // 2))
         bounds = [len(self) * i // count for i in range(count + 1)]
         return [self.rows(slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
 

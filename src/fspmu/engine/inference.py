@@ -56,7 +56,7 @@ def _in_parts(forward: Forward, batch: Batch, run: Run, parts: int) -> tuple[Out
     """Return forward(batch.images), in more parts than asked for where the memory does not hold these; and how many that were."""
     while True:
         try:
-            outputs = [forward(part.images) for part in batch.parts(max(1, min(parts, len(batch) // 2)))]
+            outputs = [forward(part.images) for part in batch.parts(parts)]
             return Output(torch.cat([output.logits for output in outputs]), torch.cat([output.features for output in outputs])), parts
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(batch) < 4 * parts:

@@ -50,10 +50,12 @@ def train_epoch(
     first_bad = torch.full((), torch.iinfo(torch.int64).max, device=run.device)
     steps = parts = 0
     for batch in run.bar(batches, label):
-        if len(batch) == 1:  # one sample has no batch statistics: its norms use the running ones
+        lone = len(batch) == 1  # one sample has no batch statistics: its norms use the running ones
+        if lone:
             _norms_to(model, training=False)
         parts, value, values = _step(forward, batch, loss, optimizer, run, parts or 1)
-        _norms_to(model, training=True)
+        if lone:
+            _norms_to(model, training=True)
         if clip is not None:
             torch.nn.utils.clip_grad_value_(model.parameters(), clip)
         optimizer.step()
@@ -80,7 +82,7 @@ def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Opt
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=run.device)
             reported: dict[str, Tensor] = {}
-            for part in batch.parts(max(1, min(parts, len(batch) // 2))):  # never a part of one: batch norm has no statistics of one sample
+            for part in batch.parts(parts):
                 share = len(part) / len(batch)
                 value, values = loss(forward, part)
                 (value * share).backward()  # type: ignore[no-untyped-call]
