@@ -12,7 +12,8 @@ from pathlib import Path
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
 from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
-from fspmu.experiments.pipeline import Outcome, pretrain
+from fspmu.experiments.folders import Outcome
+from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import unlearn
 from fspmu.pretraining.cross_entropy import Settings
 from fspmu.results.store import append_line

@@ -8,7 +8,7 @@ from torch import Tensor
 def centroid_sums(features: Tensor, probabilities: Tensor) -> Tensor:
     """Return sum_i p_k(x_i) f_i / |f_i|, (K, D), of one batch: features (B, D), probabilities (B, K).
 
-    Add the sums of all batches (and all processes), then normalise the rows. Double precision where the device has it, so that the
+    Add the sums of all batches (and all processes), then take `unit_centroids` of them. Double precision where the device has it, so that the
     order of the samples and the batch size do not matter.
     """
     dtype = features.dtype if features.device.type == "mps" else torch.float64
@@ -23,5 +23,9 @@ def class_centroids(features: Tensor, probabilities: Tensor) -> Tensor:
     """
     if features.ndim != 2 or probabilities.ndim != 2 or len(features) != len(probabilities):
         raise ValueError(f"features (N, D) and probabilities (N, K) needed, not {tuple(features.shape)} and {tuple(probabilities.shape)}")
-    sums = centroid_sums(features, probabilities)
-    return F.normalize(sums, dim=1, eps=torch.finfo(sums.dtype).tiny).to(features.dtype)
+    return unit_centroids(centroid_sums(features, probabilities)).to(features.dtype)
+
+
+def unit_centroids(sums: Tensor) -> Tensor:
+    """Return the sums (K, D) of all batches as centroids: rows of length 1, a zero row stays zero."""
+    return F.normalize(sums, dim=1, eps=torch.finfo(sums.dtype).tiny)

@@ -1,7 +1,9 @@
 """The commands. Flags are the fields of frozen dataclasses; a handler imports what it needs and nothing before."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +11,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from fspmu import __version__
-from fspmu.errors import EXPECTED, InputError, choose, leave_after
+from fspmu.errors import EXPECTED, InputError, choose, launched, leave_after
 
 Handler = Callable[[list[str]], None]
 
@@ -33,7 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()
     except EXPECTED as error:
         leave_after(error)
+    _part()
     sys.exit(0)
+
+
+def _part() -> None:
+    """Take leave of the other processes, where a launcher started several and they were joined."""
+    if launched()[1] > 1 and "fspmu.engine.processes" in sys.modules:
+        import_module("fspmu.engine.processes").leave()
 
 
 def run_command(arguments: list[str]) -> None:
@@ -61,7 +70,12 @@ def parse(command: str, base: type, flags: list[str], **families: Any) -> Any:
     if families:
         fields = [(name, type(value), dataclasses.field(default=value, kw_only=True)) for name, value in families.items()]
         kind = dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__})
-    return tyro.cli(kind, prog=f"fspmu {command}", description=base.__doc__, args=flags, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+    shape = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    with contextlib.ExitStack() as quiet:
+        if launched()[0] > 0:  # of several processes one prints help and complaints
+            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        return tyro.cli(kind, prog=f"fspmu {command}", description=base.__doc__, args=flags, config=shape)
 
 
 def first_look(flags: list[str], **defaults: str | None) -> dict[str, str | None]:
@@ -76,7 +90,9 @@ def first_look(flags: list[str], **defaults: str | None) -> dict[str, str | None
 
 
 def emit(result: dict[str, Any], as_json: bool, tables: Sequence[Any] = (), lines: Sequence[str] = (), first: Sequence[str] = ()) -> None:
-    """Print first lines, tables and last lines, or one JSON object on standard output with the rest on standard error."""
+    """Print first lines, tables and last lines, or one JSON object on standard output with the rest on standard error; the main process alone."""
+    if launched()[0] > 0:
+        return
     from fspmu.report.tables import show
 
     show(tables, lines, first, to_stderr=as_json)

@@ -1,6 +1,7 @@
 """What can go wrong in a way that the person at the keyboard can mend."""
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
@@ -26,8 +27,18 @@ class DetectionWarning(UserWarning):
     """A detector's result that deserves a second look."""
 
 
-EXPECTED = (InputError, NonFiniteLoss, KeyboardInterrupt, OSError)
+class LostProcess(RuntimeError):
+    """Another process of the same job ended, or is out of reach."""
+
+
+EXPECTED = (InputError, NonFiniteLoss, LostProcess, KeyboardInterrupt, OSError)
 """What ends a command with a sentence instead of a traceback."""
+
+
+def launched() -> tuple[int, int]:
+    """Return the number of this process, from 0, and how many torchrun or `accelerate launch` started; (0, 1) without a launcher."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")), count) if count > 1 else (0, 1)
 
 
 def leave_after(error: BaseException) -> NoReturn:
@@ -38,7 +49,9 @@ def leave_after(error: BaseException) -> NoReturn:
         code, text = 1, f"stopped: {error.filename or 'the system'}: {error.strerror or error}"
     else:
         code, text = (2, f"error: {error}") if isinstance(error, InputError) else (1, f"stopped: {error}")
-    print(f"fspmu: {text}", file=sys.stderr)
+    rank, count = launched()
+    speaker = "fspmu" if rank == 0 else f"fspmu (process {rank + 1} of {count})"
+    print(f"{speaker}: {text}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 

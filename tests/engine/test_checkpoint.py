@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fspmu.engine.checkpoint import build_model, describe, load, load_state, load_tensors, save_model, save_state, save_tensors
+from fspmu.engine.run import Run
 from fspmu.engine.training import sgd
 from fspmu.errors import InputError
 from fspmu.models import MODELS
@@ -52,7 +53,7 @@ def test_a_resumed_optimiser_goes_on_as_if_nothing_had_happened(tmp_path, kind):
 
     other = make_model(seed=1)
     again = make_optimizer(other, kind)
-    assert load_state(tmp_path / "state.safetensors", {"model": other, "optimizer": again}) == {"epoch": 3, "notices": ["one"]}
+    assert load_state((tmp_path / "state.safetensors").read_bytes(), {"model": other, "optimizer": again}) == {"epoch": 3, "notices": ["one"]}
     assert again.param_groups[0]["lr"] == 0.02
     for parameter, state in again.state.items():
         for value in state.values():
@@ -65,7 +66,7 @@ def test_a_resumed_optimiser_goes_on_as_if_nothing_had_happened(tmp_path, kind):
 
 def test_a_sample_history_comes_back(tmp_path):
     def history():
-        return SampleHistory(5, torch.device("cpu"))
+        return SampleHistory(5, Run())
 
     kept = history()
     for epoch in range(3):
@@ -74,17 +75,18 @@ def test_a_sample_history_comes_back(tmp_path):
         kept.end_epoch()
     save_state(tmp_path / "state.safetensors", {"history": kept}, {})
     again = history()
-    load_state(tmp_path / "state.safetensors", {"history": again})
+    load_state((tmp_path / "state.safetensors").read_bytes(), {"history": again})
     assert again.margins.shape == (3, 5) and again.margins.dtype == torch.float16
     assert torch.equal(again.margins, kept.margins)
+    again.record(torch.arange(5), torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64))
     again.end_epoch()
     assert again.margins.shape == (4, 5) and kept.margins.shape == (3, 5)
 
 
 def test_an_empty_history_comes_back_empty(tmp_path):
-    save_state(tmp_path / "state.safetensors", {"history": SampleHistory(5, torch.device("cpu"))}, {})
-    again = SampleHistory(5, torch.device("cpu"))
-    load_state(tmp_path / "state.safetensors", {"history": again})
+    save_state(tmp_path / "state.safetensors", {"history": SampleHistory(5, Run())}, {})
+    again = SampleHistory(5, Run())
+    load_state((tmp_path / "state.safetensors").read_bytes(), {"history": again})
     assert again.margins.shape == (0, 5)
 
 

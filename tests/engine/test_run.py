@@ -67,7 +67,7 @@ class Stopped(Exception):
 def train(folder, epochs, stop_at=None, seed=3):
     """Train as a method does; `stop_at` = (epoch, step) ends the process there. Return the run, the model and the history."""
     run, images = Run(seed=seed, folder=folder), make_images()
-    model, history = new_model(run), SampleHistory(len(images), CPU)
+    model, history = new_model(run), SampleHistory(len(images), run)
     optimizer, steps = sgd(model, 0.05), []
 
     def loss(model, batch):

@@ -106,6 +106,7 @@ def test_the_published_settings_and_schedule(monkeypatch):
         return {}
 
     monkeypatch.setattr(cross_entropy, "train_epoch", look)
+    monkeypatch.setattr(cross_entropy.SampleHistory, "end_epoch", lambda history: None)  # nothing is recorded either
     run = Run()
     with run.timed("pretraining"):
         METHODS["ce"].pretrain(make_images(300), new_model, settings, run)
@@ -130,7 +131,14 @@ def test_the_history_holds_the_margins_of_the_training_forward():
 
 
 def test_margins_beyond_float16_stay_finite():
-    history = SampleHistory(2, torch.device("cpu"))
+    history = SampleHistory(2, Run())
     history.record(torch.tensor([1, 0]), torch.tensor([[1e6, -1e6], [1e6, -1e6]]), torch.tensor([0, 1]))
     history.end_epoch()
     assert history.margins.tolist() == [[-65504.0, 65504.0]]
+
+
+def test_an_epoch_that_missed_a_sample_is_no_history():
+    history = SampleHistory(3, Run())
+    history.record(torch.tensor([0, 2, 2]), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="1 of 3 samples were not counted exactly once"):
+        history.end_epoch()

@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,11 +94,17 @@ def save_state(path: Path, objects: dict[str, Any], extra: dict[str, Any]) -> No
     save_tensors(path, tensors, {"state": json.dumps({"schema": SCHEMA, "tree": tree, "extra": extra})})
 
 
-def load_state(path: Path, objects: dict[str, Any]) -> dict[str, Any]:
-    """Give the objects their states back; return `extra`."""
-    tensors = load_tensors(path)
-    with safe_open(path, "pt") as file:
-        content = json.loads(file.metadata()["state"])  # one entry: safetensors writes several in no fixed order
+def load_state(saved: bytes, objects: dict[str, Any]) -> dict[str, Any]:
+    """Give the objects their states back from the content of the file that `save_state` wrote; return `extra`.
+
+    Raises InputError when it is damaged.
+    """
+    try:
+        tensors = safetensors.torch.load(saved)
+        header = json.loads(saved[8 : 8 + int.from_bytes(saved[:8], "little")])
+        content = json.loads(header["__metadata__"]["state"])  # one entry: safetensors writes several in no fixed order
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"the state of the stopped run is damaged ({error}); run it again from the start with another --out") from None
     for name, thing in objects.items():
         thing.load_state_dict(_decode(content["tree"][name], tensors))
         if isinstance(thing, torch.optim.Optimizer):

@@ -37,6 +37,17 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and native() else "fp32"
 
 
+def is_slow_in(precision: str, device: torch.device) -> bool:
+    """Whether the device computes in that precision only by detours."""
+    return precision == "bf16" and device.type == "cpu" and choose_precision("auto", device) != "bf16"
+
+
+def tune(device: torch.device) -> None:
+    """Let a GPU try its convolution kernels on the first batch of each shape: shapes repeat thousands of times."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
 def memory_format_for(model: nn.Module, device: torch.device) -> torch.memory_format:
     """Return channels-last, but on a CPU for networks whose convolutions have channels that are no multiple of 8.
 

@@ -1,11 +1,13 @@
 """Passes over the data without training: logits and features in dataset order, and accuracy."""
 
 import copy
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fspmu.centroids import centroid_sums, unit_centroids
 from fspmu.data.batches import Batch, Batches
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
@@ -24,32 +26,73 @@ class Predictions(NamedTuple):
     features: Tensor
 
 
-@torch.no_grad()  # not inference mode: its tensors could not take part in a later loss
 def predict(model: Classifier, images: Images, run: Run, *, chosen: Tensor | None = None, reference: bool = False) -> Predictions:
-    """Return what `model` says of every image, or of those where `chosen` (N,) bool is set.
+    """Return what `model` says of every image, or of those where `chosen` (N,) bool is set; from all processes, to all processes.
 
     Evaluation mode and plain images; `reference` repeats the published statistics pass instead: one augmented view, batch norm in
     training mode, batches of 128 in dataset order. Either way the model keeps its running statistics.
     """
+    found: list[Tensor] = []
+    batches = _batches(images, run, chosen, reference)
+    filled = 0
+    for output, _ in _outputs(model, batches, run, reference):
+        if not found:
+            found = [torch.empty(batches.samples, part.shape[1]) for part in output]
+        rows = batches.places[filled : (filled := filled + len(output.logits))]
+        for whole, part in zip(found, output, strict=True):
+            whole[rows] = part.cpu()
+    found = found or [torch.empty(batches.samples, width) for width in (model.num_classes, model.feature_width)]  # more processes than batches
+    return Predictions(*(run.processes.complete(whole, batches.places) for whole in found))
+
+
+def find_centroids(model: Classifier, images: Images, run: Run, *, chosen: Tensor | None = None, reference: bool = False) -> Tensor:
+    """Return the class centroids (K, D) of `images` under `model`, float32, on the device; arguments as for `predict`.
+
+    The features stream by: no (N, D) is kept, and what processes exchange is (K, D).
+    """
+    sums = torch.zeros(model.num_classes, model.feature_width, device=run.device, dtype=torch.float32 if run.device.type == "mps" else torch.float64)
+    batches = _batches(images, run, chosen, reference)
+    for output, _ in _outputs(model, batches, run, reference):
+        sums += centroid_sums(output.features, output.logits.softmax(1))
+    run.processes.check_complete(batches.places, batches.samples)
+    return unit_centroids(run.processes.sum(sums)).float()
+
+
+def accuracy(model: Classifier, images: Images, run: Run) -> float:
+    """Return the share of `images` whose label the model predicts."""
+    right = torch.zeros((), dtype=torch.int64, device=run.device)
+    batches = _batches(images, run, None, reference=False)
+    for output, batch in _outputs(model, batches, run, reference=False):
+        right += (output.logits.argmax(dim=1) == batch.given_labels).sum()
+    run.processes.check_complete(batches.places, batches.samples)
+    return sum(run.processes.gather(int(right))) / batches.samples
+
+
+def _batches(images: Images, run: Run, chosen: Tensor | None, reference: bool) -> Batches:
+    """Return the batches of a pass without training that fall to this process: whole ones, so that their number does not change what they say."""
     size, generator = (256 if run.device.type == "cpu" else 1024), None  # on a CPU small batches stay in its cache
     if reference:
-        size, generator, model = REFERENCE_BATCH, run.generator(run.stage, "reference view"), copy.deepcopy(model)
+        size, generator = REFERENCE_BATCH, run.generator(run.stage, "reference view")
+    indices = torch.arange(len(images)) if chosen is None else indices_of(chosen)
+    return Batches(images, indices, size, generator, shuffle=False).dealt(run.processes.rank, run.processes.count)
+
+
+@torch.no_grad()  # not inference mode: its tensors could not take part in a later loss
+def _outputs(model: Classifier, batches: Batches, run: Run, reference: bool) -> Iterator[tuple[Output, Batch]]:
+    """Yield what `model` says of each batch, beside the batch."""
+    if reference:
+        model = copy.deepcopy(model)
     was_training = model.training
     model.train(reference)
-    forward = run.forward(model)
-    indices = torch.arange(len(images)) if chosen is None else indices_of(chosen)
-    logits = features = torch.empty(0)
-    filled, parts = 0, 1
+    forward, parts = run.forward(model), 1
     try:
-        for batch in run.bar(Batches(images, indices, size, generator, shuffle=False), "predicting"):
+        for batch in run.bar(batches, "predicting"):
+            run.begin_step()
             output, parts = _in_parts(forward, batch, run, parts)
-            if not filled:
-                logits, features = (torch.empty(len(indices), part.shape[1]) for part in output)
-            rows = slice(filled, filled := filled + len(batch))
-            logits[rows], features[rows] = output.logits.cpu(), output.features.cpu()
+            yield output, batch
     finally:
         model.train(was_training)
-    return Predictions(logits, features)
+    run.count_passes()
 
 
 def _in_parts(forward: Forward, batch: Batch, run: Run, parts: int) -> tuple[Output, int]:
@@ -63,11 +106,6 @@ def _in_parts(forward: Forward, batch: Batch, run: Run, parts: int) -> tuple[Out
                 raise
         parts *= 2
         run.notice(f"out of memory in {run.stage}: images are predicted in smaller batches")
-
-
-def accuracy(model: Classifier, images: Images, run: Run) -> float:
-    """Return the share of `images` whose label the model predicts."""
-    return accuracy_of(predict(model, images, run).logits, images.given_labels)
 
 
 def accuracy_of(logits: Tensor, labels: Tensor) -> float:

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from fspmu.data.batches import Batch, Batches
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
 from fspmu.engine.checkpoint import load_state, save_state
-from fspmu.engine.device import DTYPES, choose_device, choose_precision, memory_format_for
+from fspmu.engine.compiling import Compiled
+from fspmu.engine.device import DTYPES, choose_precision, is_slow_in, memory_format_for, tune
+from fspmu.engine.processes import Processes, join
+from fspmu.errors import InputError
 from fspmu.models.classifier import Classifier, Output
 from fspmu.results.store import RunFolder
 
@@ -33,6 +36,13 @@ class Stateful(Protocol):
         """Take the state back."""
 
 
+class Tracker(Protocol):
+    """Whoever else wants to see the figures of each epoch."""
+
+    def log(self, values: dict[str, float], epoch: int) -> None:
+        """Take the figures of one epoch, by name."""
+
+
 @dataclass
 class Run:
     """Everything about a run that is not the method's own business."""
@@ -44,31 +54,48 @@ class Run:
     evaluation: Images | None = field(default=None, repr=False)
     """Images whose accuracy is measured after each epoch; never trained on."""
     progress: bool = False
-    """Whether bars and notices go to standard error."""
+    """Whether bars and notices go to standard error; the main process's alone."""
+    processes: Processes = field(default_factory=Processes)
+    sync_bn: bool = False
+    """Whether batch norm takes its statistics from the rows of all processes; else each process from its own."""
+    compile: bool = False
+    """Whether networks go through torch.compile, with CUDA graphs on a GPU."""
+    tracker: Tracker | None = field(default=None, repr=False)
     stage: str = ""
     notices: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     passes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Per stage: how many samples went forward and backward through a network."""
+    """Per stage: how many samples went forward and backward through a network, over all processes."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """What was logged, an epoch each, as in `metrics.jsonl`."""
     _within: float = 0.0
     """Seconds of the stages that ended within the present one."""
+    _compiled: dict[Classifier, Compiled] = field(default_factory=dict, repr=False)
+    _uncounted: list[int] = field(default_factory=lambda: [0, 0])
+    """Samples that went forward and backward in this process since the last `count_passes`."""
 
     @classmethod
     def create(cls, *, device: str = "auto", precision: str = "auto", **fields: Any) -> "Run":
-        """Return a run on the named device and precision.
+        """Return a run on the named device and precision, together with the processes that a launcher started beside this one.
 
-        Raises InputError when this machine has neither.
+        Raises InputError when this machine has neither, or cannot do what is asked for.
         """
-        place = choose_device(device)
-        return cls(device=place, precision=choose_precision(precision, place), **fields)
+        processes, place = join(device)
+        run = cls(device=place, precision=choose_precision(precision, place), processes=processes, **fields)
+        run.progress &= processes.main
+        if run.sync_bn and place.type != "cuda":
+            raise InputError(f"--sync-bn works on GPUs alone, and this run is on {place.type}; leave it out: each process then normalises by its own rows")
+        if is_slow_in(run.precision, place):
+            run.notice("this CPU has no bf16 instructions: bf16 is a dozen times slower here than --precision fp32")
+        tune(place)
+        return run
 
     @property
     def machine(self) -> dict[str, Any]:
         """What the figures were computed on: for the record, not for the config."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return {"device": name, "precision": self.precision, "threads": torch.get_num_threads()}
+        described = {"device": name, "precision": self.precision, "threads": torch.get_num_threads(), "processes": self.processes.count}
+        return described | ({"compiled": True} if self.compile else {})
 
     def generator(self, *purpose: object) -> torch.Generator:
         """Return a CPU generator for one purpose, so that one more draw elsewhere does not move it.
@@ -98,27 +125,47 @@ class Run:
             self.stage, self._within = outer, within + elapsed
 
     def place(self, model: Classifier) -> Classifier:
-        """Return `model` on the device, in the memory layout that convolutions are fastest in."""
+        """Return `model` on the device, in the memory layout that convolutions are fastest in, and with the batch norm that was asked for."""
+        if self.sync_bn and self.processes.count > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return model.to(device=self.device, memory_format=memory_format_for(model, self.device))  # type: ignore[call-overload, no-any-return]
 
     def forward(self, model: Classifier) -> Forward:
-        """Return `model` as a function in the run's precision whose outputs are float32, counting samples."""
+        """Return `model`, for one pass, as a function in the run's precision whose outputs are float32, counting samples."""
         dtype, layout = DTYPES[self.precision], memory_format_for(model, self.device)
+        network: Callable[[Tensor], Output] = model
+        if self.compile:
+            if model not in self._compiled:
+                self._compiled[model] = Compiled(model, self.device, self.notice)
+            network = self._compiled[model].for_a_pass()
 
         def call(images: Tensor) -> Output:
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                output = model(images.contiguous(memory_format=layout))
-            counts = self.passes.setdefault(self.stage, {"forward": 0, "backward": 0})
-            counts["forward"] += len(images)
-            counts["backward"] += len(images) * torch.is_grad_enabled()
+                output = network(images.contiguous(memory_format=layout))
+            self._uncounted[0] += len(images)
+            self._uncounted[1] += len(images) * torch.is_grad_enabled()
             return Output(output.logits.float(), output.features.float())
 
         return call
 
+    def begin_step(self) -> None:
+        """Say that nobody looks any more at what networks returned before: CUDA graphs write to the same memory again."""
+        if self.compile and self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+    def count_passes(self) -> None:
+        """Add what went through networks since the last time to the stage; all processes call it, at the end of each pass."""
+        counts = self.passes.setdefault(self.stage, {"forward": 0, "backward": 0})
+        for forward, backward in self.processes.gather(self._uncounted):
+            counts["forward"] += forward
+            counts["backward"] += backward
+        self._uncounted = [0, 0]
+
     def batches(self, images: Images, chosen: Tensor | None, size: int, purpose: str, epoch: int) -> Batches:
-        """Return the shuffled, augmented batches of one pass over the samples where `chosen` (N,) bool is set; None: all."""
+        """Return the shuffled, augmented batches of one pass over the samples where `chosen` (N,) bool is set, None: all; of each this process's share."""
         indices = torch.arange(len(images)) if chosen is None else indices_of(chosen)
-        return Batches(images, indices, size, self.generator(self.stage, purpose, epoch))
+        batches = Batches(images, indices, size, self.generator(self.stage, purpose, epoch))
+        return batches.share(self.processes.rank, self.processes.count)
 
     def bar(self, steps: Iterable[Batch], label: str) -> Iterable[Batch]:
         """Return `steps` under a progress bar that goes when it is done."""
@@ -126,20 +173,23 @@ class Run:
         return tqdm(steps, desc=label, leave=False, disable=not watched, file=sys.stderr, mininterval=0.5, unit="batch")  # type: ignore[no-any-return]
 
     def epochs(self, total: int, **state: Stateful) -> Iterator[int]:
-        """Yield the epochs 1 to `total`; after each, save `state`, so that a run stopped at any moment goes on from its last whole epoch."""
+        """Yield the epochs 1 to `total`; after each, save `state`, so that a run stopped at any moment goes on from its last whole epoch.
+
+        The number of processes may be another one then.
+        """
         path = None if self.folder is None else self.folder.state / f"{self.stage}.safetensors"
         done, spent, started, within = 0, 0.0, time.perf_counter(), self._within
-        if path is not None and self.folder is not None and path.exists():
-            saved = load_state(path, state)
+        content = self.processes.from_main(lambda: path.read_bytes() if path is not None and path.exists() else None)
+        if content is not None:
+            saved = load_state(content, state)
             done, spent = saved["epoch"], saved["seconds"][self.stage]
             self.passes |= saved["passes"]
             self.seconds = {stage: self.seconds.get(stage, 0.0) + seconds for stage, seconds in (self.seconds | saved["seconds"]).items()}
-            self.folder.forget_metrics(self.stage, done)
-            self.lines += self.folder.metrics(self.stage)
             for text in saved["notices"]:
                 self.notice(text)
-        elif self.folder is not None:
-            self.folder.forget_metrics(self.stage, 0)
+        if self.folder is not None:
+            self.folder.forget_metrics(self.stage, done)
+            self.lines += self.folder.metrics(self.stage)
         pause = 0.1 if sys.stderr.isatty() else 30.0
         with tqdm(total=total, initial=done, desc=self.stage, disable=not self.progress, file=sys.stderr, unit="epoch", mininterval=pause) as bar:
             for epoch in range(done + 1, total + 1):
@@ -158,6 +208,8 @@ class Run:
         self.lines.append(line)
         if self.folder is not None:
             self.folder.log(line)
+        if self.tracker is not None:
+            self.tracker.log({f"{self.stage}/{name}": value for name, value in line.items() if isinstance(value, float)}, epoch)
 
     def accuracies(self, stage: str) -> list[float]:
         """Return the evaluation accuracy after each epoch of `stage`, fractions; empty without evaluation images."""

@@ -41,7 +41,8 @@ def train_epoch(
 ) -> dict[str, float]:
     """Take one optimiser step for each batch; return the means of what `loss` reports, under its own names and `label`.
 
-    clip bounds each gradient entry by its absolute value.
+    clip bounds each gradient entry by its absolute value. With several processes each has a share of every batch's rows: gradients are summed over them,
+    weighted by the rows, so that a step is that of the whole batch; the running statistics of batch norm are averaged when the epoch ends.
     Raises NonFiniteLoss when a loss is NaN or infinite.
     """
     model.train()
@@ -50,10 +51,11 @@ def train_epoch(
     first_bad = torch.full((), torch.iinfo(torch.int64).max, device=run.device)
     steps = parts = 0
     for batch in run.bar(batches, label):
-        lone = len(batch) == 1  # one sample has no batch statistics: its norms use the running ones
+        lone = batch.total == 1  # one sample has no batch statistics: its norms use the running ones
         if lone:
             _norms_to(model, training=False)
         parts, value, values = _step(forward, batch, loss, optimizer, run, parts or 1)
+        run.processes.sum_gradients(model)
         if lone:
             _norms_to(model, training=True)
         if clip is not None:
@@ -66,31 +68,40 @@ def train_epoch(
         if steps % _CHECK_EVERY == 0:
             _refuse_non_finite(first_bad, run)
     _refuse_non_finite(first_bad, run)
-    return {name: float(total) / steps for name, total in totals.items()}
+    run.count_passes()
+    if not run.sync_bn:
+        run.processes.average_statistics(model)
+    shares = run.processes.gather({name: float(total) for name, total in totals.items()})
+    return {name: sum(share.get(name, 0.0) for share in shares) / steps for name in {name: None for share in shares for name in share}}
 
 
 def _norms_to(model: Classifier, *, training: bool) -> None:
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(training)
 
 
 def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Optimizer, run: Run, parts: int) -> tuple[int, Tensor, dict[str, Tensor]]:
-    """Leave the gradient of the batch mean in the parameters; return how many parts that took, the loss and what it reports."""
+    """Leave this process's share of the gradient of the batch mean in the parameters; return how many parts that took, the loss and what it reports."""
     while True:
+        run.begin_step()
         try:
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=run.device)
             reported: dict[str, Tensor] = {}
             for part in batch.parts(parts):
-                share = len(part) / len(batch)
+                if not len(part) and not run.sync_bn:
+                    continue
+                share = len(part) / batch.total
                 value, values = loss(forward, part)
                 (value * share).backward()  # type: ignore[no-untyped-call]
+                if not len(part):  # synchronised norms wait for every process: this one took part, its mean over no rows says nothing
+                    continue
                 total = total + value.detach() * share
                 reported = {name: reported.get(name, torch.zeros_like(total)) + number.detach() * share for name, number in values.items()}
             return parts, total, reported
         except RuntimeError as error:
-            if not is_out_of_memory(error) or len(batch) < 4 * parts:
+            if not is_out_of_memory(error) or len(batch) < 4 * parts or run.sync_bn:
                 raise
         parts *= 2
         if run.device.type == "cuda":
@@ -99,7 +110,7 @@ def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Opt
 
 
 def _refuse_non_finite(first_bad: Tensor, run: Run) -> None:
-    step = int(first_bad)
+    step = min(run.processes.gather(int(first_bad)))
     if step < torch.iinfo(torch.int64).max:
         epoch = sum(line["stage"] == run.stage for line in run.lines) + 1
         kept = f"the last whole epoch is kept in {run.folder.state}" if run.folder is not None and epoch > 1 else "nothing was changed"

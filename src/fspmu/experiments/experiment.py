@@ -19,6 +19,12 @@ class Compute:
     """auto, cpu, cuda, cuda:1, mps. auto: a GPU if there is one."""
     precision: str = "auto"
     """auto, fp32, bf16. auto: bf16 where the device computes it natively, else fp32. Losses and statistics are always fp32."""
+    compile: bool = False
+    """Compile networks by torch.compile, with CUDA graphs on a GPU: minutes at first, faster steps then. Where it fails the run goes on without."""
+    sync_bn: bool = False
+    """With several processes on GPUs: batch norm over the rows of all of them. Without it each normalises by its own rows."""
+    track: str | None = None
+    """Send the figures of every epoch to tensorboard, wandb, mlflow or trackio too."""
     seed: int | None = None
     """Seed of weights, order, views and noise. None: that of the run worked on, else 0."""
     out: Path | None = None

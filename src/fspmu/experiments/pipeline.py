@@ -1,15 +1,10 @@
 """Data -> noise -> training, and an earlier run -> detection -> unlearning: each into a folder, with a record."""
 
-import contextlib
 import hashlib
 import os
 import re
-import signal
-import types
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,24 +17,14 @@ from fspmu.engine.inference import predict
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
-from fspmu.experiments.experiment import Compute, OnRun, Pretrain, Tsne
+from fspmu.experiments.experiment import OnRun, Pretrain, Tsne
+from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.models import MODELS, WIDTHS
 from fspmu.models.classifier import Classifier, Description
 from fspmu.preprocessing import AUGMENTATIONS
 from fspmu.pretraining import METHODS
 from fspmu.results.record import check_schema, make_record
-from fspmu.results.store import RunFolder, config_hash, read_json, write_json
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Where a command wrote, and its record."""
-
-    folder: Path
-    record: Json
-    already_done: bool = False
+from fspmu.results.store import config_hash, read_json
 
 
 @dataclass(frozen=True)
@@ -58,36 +43,6 @@ class OpenedRun:
     labels: dict[str, Tensor]
 
 
-@contextlib.contextmanager
-def folder_for(out: Path, config: Json, resume: bool) -> Iterator[RunFolder]:
-    """Enter the folder of `config`, and leave it unlocked; SIGTERM leaves it like Ctrl-C does."""
-
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt("terminated")
-
-    folder = RunFolder(out)
-    folder.open(config, resume=resume)
-    previous = None
-    with contextlib.suppress(ValueError):  # only a main thread may set handlers
-        previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield folder
-    except InputError:
-        folder.abandon()
-        raise
-    finally:
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
-        folder.close()
-
-
-def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
-    """Return the run that the options ask for, its evaluation images on the device; it has no folder yet."""
-    run = Run.create(device=compute.device, precision=compute.precision, seed=seed, progress=True)
-    run.evaluation = None if evaluation is None else evaluation.to(run.device)
-    return run
-
-
 def data_config(dataset: str, options: DataOptions, train: Images) -> Json:
     """Return what identifies the data: how it was asked for, and its fingerprint; not where CIFAR lies on this machine."""
     asked = {name: value for name, value in asdict(options).items() if name != "data_dir"}
@@ -95,11 +50,6 @@ def data_config(dataset: str, options: DataOptions, train: Images) -> Json:
     if dataset not in NAMES and place.exists():  # a run is opened again from anywhere
         dataset = f"{'hf:' if dataset.startswith('hf:') else ''}{place.resolve()}"
     return {"dataset": dataset, **asked, "fingerprint": train.fingerprint()}
-
-
-def precision_config(compute: Compute) -> Json:
-    """Return the precision where it was chosen; the automatic one belongs to the machine, not to the run."""
-    return {} if compute.precision == "auto" else {"precision": compute.precision}
 
 
 @dataclass(frozen=True)
@@ -170,21 +120,23 @@ def pretrain(options: Pretrain) -> Outcome:
     }
     out = options.compute.out or Path("runs") / _name(options, prepared.source.name, config)
     run = make_run(options.compute, test, seed)
-    with folder_for(out, config, options.compute.resume) as folder:
+    with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        run.folder = folder
         for note in (*prepared.source.notes, *prepared.noisy.notes):
             run.notice(note)
         noise = {"flip_rate": prepared.noisy.flip_rate} if options.noise.noise_mode != "none" else {}
-        _save_labels(folder.path, prepared, with_truth=bool(noise))
+        if run.processes.main:
+            _save_labels(folder.path, prepared, with_truth=bool(noise))
         with run.timed("pretraining"):
             trained = method.pretrain(train.to(run.device), lambda generator: build_model(description, generator), settings, run)
-        save_model(describe(trained.models[0], trained_by=options.method), folder.path)
-        save_tensors(folder.path / "sample_history.safetensors", {"margins": trained.history.margins})
-        if options.picture.tsne:
-            write_predictions(folder.path, predict(trained.models[0], train.to(run.device), run), None, torch.ones(len(train), dtype=torch.bool))
-            draw(options.picture, folder.path, train.class_names, seed, run)
+        seen = predict(trained.models[0], train.to(run.device), run) if options.picture.tsne else None
+        if run.processes.main:
+            save_model(describe(trained.models[0], trained_by=options.method), folder.path)
+            save_tensors(folder.path / "sample_history.safetensors", {"margins": trained.history.margins})
+            if seen is not None:
+                write_predictions(folder.path, seen, None, torch.ones(len(train), dtype=torch.bool))
+                draw(options.picture, folder.path, train.class_names, seed, run)
         accuracies = run.accuracies("pretraining")
         record = make_record(
             config=config,
@@ -196,19 +148,7 @@ def pretrain(options: Pretrain) -> Outcome:
             warnings=run.notices,
             machine=run.machine,
         )
-        return finish(folder, record)
-
-
-def finish(folder: RunFolder, record: Json) -> Outcome:
-    """Write the record and the done mark: the last two files of every run."""
-    write_json(folder.path / "record.json", record)
-    folder.finish()
-    return Outcome(folder.path, record)
-
-
-def finished(folder: RunFolder) -> Outcome:
-    """Return a run that was done before, unchanged."""
-    return Outcome(folder.path, read_json(folder.path / "record.json"), already_done=True)
+        return finish(folder, record, run)
 
 
 def _data_dir(options: DataOptions) -> str | None:

@@ -27,7 +27,8 @@ from fspmu.engine.inference import predict
 from fspmu.errors import InputError, choose
 from fspmu.experiments.drawing import write_predictions
 from fspmu.experiments.experiment import Compute, Pretrain, Tsne, Unlearn
-from fspmu.experiments.pipeline import Outcome, Prepared, make_run, prepare, pretrain
+from fspmu.experiments.folders import Outcome, make_run
+from fspmu.experiments.pipeline import Prepared, prepare, pretrain
 from fspmu.experiments.published_names import (
     NOISE_MODES,
     changes_of,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from fspmu.errors import EXPECTED, InputError, leave_after
+from fspmu.errors import EXPECTED, InputError, launched, leave_after
 
 SPELLINGS = {
     "--noise-mode subclass": "--noise_mode SDN",
@@ -32,6 +32,8 @@ def unlearn(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _leave_after(step: str, parser: "Flags", arguments: Sequence[str] | None) -> NoReturn:
     try:
+        if launched()[1] > 1:
+            raise InputError("the published commands run in one process; for several use `fspmu pretrain` and `fspmu unlearn`")
         flags = parser.read(sys.argv[1:] if arguments is None else list(arguments))
         from fspmu.experiments import published
 

@@ -19,10 +19,11 @@ from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
-from fspmu.experiments.pipeline import Json, OpenedRun, Outcome, finish, finished, folder_for, make_run, open_run, picture_config, precision_config, seed_of
+from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
+from fspmu.experiments.pipeline import OpenedRun, open_run, picture_config, seed_of
 from fspmu.models.classifier import Classifier
 from fspmu.preprocessing import Preprocessing
-from fspmu.repairing import Detection, find_label_issues, repair, suitable_settings
+from fspmu.repairing import Detection, Repair, find_label_issues, repair, suitable_settings
 from fspmu.results.record import make_record
 from fspmu.results.store import read_json, write_text
 
@@ -36,25 +37,23 @@ def detect(options: Detect) -> Outcome:
     config = _config("detect", options, opened) | {"detector": options.detector, "detector_settings": asdict(settings), "cut": asdict(options.cut)}
     out = options.compute.out or opened.path / f"detect-{options.detector}"
     run = make_run(options.compute, None, seed_of(options, opened))
-    with folder_for(out, config, options.compute.resume) as folder:
+    with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        run.folder = folder
         found = find_label_issues(opened.model, opened.images, detector=options.detector, settings=settings, cut=options.cut, truth=opened.truth, run=run)
-        _write_detection(found, folder.path)
-        write_issues(found.issues, folder.path / "label_issues.csv")
-        return finish(
-            folder,
-            make_record(
-                config=config,
-                data=opened.record["data"],
-                detection=found.report,
-                seconds=run.seconds,
-                passes=run.passes,
-                warnings=run.notices,
-                machine=run.machine,
-            ),
+        if run.processes.main:
+            _write_detection(found, folder.path)
+            write_issues(found.issues, folder.path / "label_issues.csv")
+        record = make_record(
+            config=config,
+            data=opened.record["data"],
+            detection=found.report,
+            seconds=run.seconds,
+            passes=run.passes,
+            warnings=run.notices,
+            machine=run.machine,
         )
+        return finish(folder, record, run)
 
 
 def unlearn(options: Unlearn) -> Outcome:
@@ -78,10 +77,9 @@ def unlearn(options: Unlearn) -> Outcome:
     }
     out = options.compute.out or opened.path / f"unlearn-{options.method}-{options.detector}"
     run = make_run(options.compute, opened.test, seed_of(options, opened))
-    with folder_for(out, config, options.compute.resume) as folder:
+    with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        run.folder = folder
         repaired = repair(
             opened.model,
             opened.images,
@@ -93,12 +91,9 @@ def unlearn(options: Unlearn) -> Outcome:
             truth=opened.truth,
             run=run,
         )
-        _write_detection(repaired.detection, folder.path)
-        write_issues(repaired.issues, folder.path / "label_issues.csv")
-        save_tensors(folder.path / "labels.safetensors", opened.labels)
-        write_predictions(folder.path, repaired.detection.predictions, repaired.after, repaired.detection.split.retain)
-        save_model(describe(repaired.model), folder.path)
-        draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
+        if run.processes.main:
+            _write_repair(repaired, folder.path, opened)
+            draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
         record = make_record(
             config=config,
             data=opened.record["data"],
@@ -111,7 +106,15 @@ def unlearn(options: Unlearn) -> Outcome:
             warnings=run.notices,
             machine=run.machine,
         )
-        return finish(folder, record)
+        return finish(folder, record, run)
+
+
+def _write_repair(repaired: Repair, folder: Path, opened: OpenedRun) -> None:
+    _write_detection(repaired.detection, folder)
+    write_issues(repaired.issues, folder / "label_issues.csv")
+    save_tensors(folder / "labels.safetensors", opened.labels)
+    write_predictions(folder, repaired.detection.predictions, repaired.after, repaired.detection.split.retain)
+    save_model(describe(repaired.model), folder)
 
 
 def _config(command: str, options: Any, opened: OpenedRun) -> Json:
@@ -129,14 +132,14 @@ def evaluate(options: Evaluate) -> Outcome:
     check_settings(options.compute)
     opened = open_run(options)
     config = _config("evaluate", options, opened)
-    if options.compute.out is None:
-        return Outcome(opened.path, _measure(options, opened, config))
-    with folder_for(options.compute.out, config, options.compute.resume) as folder:
-        return finished(folder) if folder.finished else finish(folder, _measure(options, opened, config))
-
-
-def _measure(options: Evaluate, opened: OpenedRun, config: Json) -> Json:
     run = make_run(options.compute, opened.test, seed_of(options, opened))
+    if options.compute.out is None:
+        return Outcome(opened.path, _measure(opened, config, run))
+    with folder_for(options.compute.out, config, options.compute, run) as folder:
+        return finished(folder) if folder.finished else finish(folder, _measure(opened, config, run), run)
+
+
+def _measure(opened: OpenedRun, config: Json, run: Run) -> Json:
     model = run.place(opened.model)
 
     def measure(images: Images, truth: Tensor | None) -> Json:
@@ -180,12 +183,15 @@ def predict_images(options: Predict) -> tuple[pd.DataFrame, Path | None]:
     if options.compute.out is None:
         return _predict(model, images, run), None
     config = {"command": "predict", "images": images.fingerprint(), "run": identity}
-    with folder_for(options.compute.out, config, options.compute.resume) as folder:
+    with folder_for(options.compute.out, config, options.compute, run) as folder:
         path = folder.path / "predictions.csv"
-        if not folder.finished:
-            write_text(path, _predict(model, images, run).to_csv(index=False, float_format="%.6g"))
+        if folder.finished:
+            return pd.read_csv(path, dtype={"predicted_label": str}), path
+        table = _predict(model, images, run)
+        if run.processes.main:
+            write_text(path, table.to_csv(index=False, float_format="%.6g"))
             folder.finish()
-        return pd.read_csv(path, dtype={"predicted_label": str}), path
+        return table, path
 
 
 def _predict(model: Classifier, images: Images, run: Run) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def pretrain(images: Images, new_model: NewModel, settings: Settings, run: Run) 
     """Return a network trained on the given labels, and the margins of every sample in every epoch."""
     model = run.place(new_model(run.generator("weights")))
     optimizer = sgd(model, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    history = SampleHistory(len(images), run.device)
+    history = SampleHistory(len(images), run)
 
     def cross_entropy(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = model(batch.images)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fspmu.engine.run import Run
 from fspmu.losses import margins
 from fspmu.models.classifier import Classifier
 
@@ -20,18 +21,25 @@ class SampleHistory:
     Recorded from the training forward itself, so on an augmented view and under the weights of that step; no extra pass.
     """
 
-    def __init__(self, samples: int, device: torch.device) -> None:
+    def __init__(self, samples: int, run: Run) -> None:
+        self._run = run
         self._rows: list[Tensor] = []
-        self._row = torch.zeros(samples, dtype=torch.float16, device=device)
+        self._row = torch.zeros(samples, dtype=torch.float16, device=run.device)
+        self._recorded = torch.zeros(samples, dtype=torch.bool, device=run.device)
 
     def record(self, index: Tensor, logits: Tensor, given_labels: Tensor) -> None:
         """Keep the margins of one batch: index, given_labels (B,), logits (B, K)."""
         largest = torch.finfo(torch.float16).max
         self._row[index] = margins(logits.detach(), given_labels).clamp(-largest, largest).to(torch.float16)
+        self._recorded[index] = True  # a batch that did not fit into memory comes again
 
     def end_epoch(self) -> None:
-        """Close the row of this epoch."""
-        self._rows.append(self._row.cpu().clone())
+        """Close the row of this epoch, with what all processes recorded.
+
+        Raises RuntimeError unless every sample was recorded exactly once.
+        """
+        self._rows.append(self._run.processes.complete(self._row, self._recorded.nonzero().squeeze(1)).cpu().clone())
+        self._recorded.fill_(False)
 
     @property
     def margins(self) -> Tensor:

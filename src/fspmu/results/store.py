@@ -116,13 +116,10 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser().resolve()
+        self.finished = False
+        """Whether the run had written its last file when the folder was opened."""
         self._lock: FileLock | None = None
         self._new = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run wrote its last file."""
-        return (self.path / "done").exists()
 
     @property
     def state(self) -> Path:
@@ -160,6 +157,7 @@ class RunFolder:
                 raise InputError(f"{self.path} holds another configuration ({'; '.join(changed[:4])}); give another --out")
             if not resume:
                 raise InputError(f"{self.path} already holds this run; add --resume to go on with it, or give another --out")
+            self.finished = (self.path / "done").exists()
         elif any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise InputError(f"{self.path} is not empty and holds no run; give another --out")
         else:

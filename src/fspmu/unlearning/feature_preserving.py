@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fspmu.centroids import class_centroids
 from fspmu.data.batches import Batch
 from fspmu.data.images import Images
 from fspmu.data.split import Split
-from fspmu.engine.inference import evaluate, predict
+from fspmu.engine.inference import evaluate, find_centroids
 from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import set_lr, sgd, step_decay, train_epoch
 from fspmu.losses import forget_loss, retain_loss
@@ -77,8 +76,7 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
     """
     split.check_retain()
     teacher, student = frozen(model), copy_of(model)
-    seen = predict(teacher, images, run, chosen=split.retain, reference=settings.reference_statistics)
-    centroids = class_centroids(seen.features, seen.logits.softmax(1)).to(run.device)
+    centroids = find_centroids(teacher, images, run, chosen=split.retain, reference=settings.reference_statistics)
     optimizer = sgd(student, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     judge = run.forward(teacher)
 
@@ -109,8 +107,8 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
 @contextlib.contextmanager
 def statistics_moved_twice(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Give batch norm the momentum 1 - (1 - m)^2 for a while: what two forwards of each batch, as in the published passes, do to it."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    norms = [module for module in model.modules() if isinstance(module, kinds) and module.momentum is not None] if wanted else []
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = [module for module in model.modules() if isinstance(module, kind) and module.momentum is not None] if wanted else []
     momenta = [float(norm.momentum or 0) for norm in norms]
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = 1 - (1 - momentum) ** 2

@@ -5,7 +5,7 @@ Source: docs/method.md, "Baselines".
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -78,5 +78,5 @@ class _Joint:
             partner = next(partners, None)
             if partner is None:
                 partners = iter(self.forget)
-                partner = next(partners, batch.rows(slice(0, 0)))
+                partner = next(partners, replace(batch.rows(slice(0, 0)), size=0))
             yield join(batch, partner, self.beta, self.beta - 1)
