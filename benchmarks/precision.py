@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py --data-dir DIR --out DIR
 
-First 5,000 training images, PreActResNet18 of width 16, 20 epochs on 50% symmetric noise, then the default repair. Every part is resumable: run the same
+First 5,000 training images, PreActResNet18 of width 16, 12 epochs on 50% symmetric noise, then the default repair. Every part is resumable: run the same
 command again. Prints a Markdown table and writes one JSON line per run to OUT/records.jsonl.
 
 A CPU without bf16 instructions computes bf16 convolutions a dozen times slower than fp32 ones. There this script computes them in fp32, on operands rounded to
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=None, help="folder that holds cifar10/")
     parser.add_argument("--out", type=Path, default=Path("runs/precision"), help="folder for the runs")
     parser.add_argument("--limit", type=int, default=5000, help="training images, the first ones")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of training")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of training")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
     asked = parser.parse_args()
     if choose_precision("auto", choose_device("auto")) != "bf16":

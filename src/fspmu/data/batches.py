@@ -114,9 +114,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         source, preprocessing = self._images, self._images.preprocessing
+        device = source.pixels.device  # order and views of the whole pass go there at once
+        indices, views = self._indices.to(device), None if self._views is None else self._views.to(device)
         for start, stop, size in self._spans:
-            index = self._indices[start:stop].to(source.pixels.device, non_blocking=True)
+            index = indices[start:stop]
             pixels = source.pixels[index]
-            if self._views is not None:
-                pixels = apply_views(pixels, self._views[slice(start, stop)], preprocessing.padding)
+            if views is not None:
+                pixels = apply_views(pixels, views[slice(start, stop)], preprocessing.padding)
             yield Batch(normalise(pixels, preprocessing), source.given_labels[index], index, size=size)

@@ -25,7 +25,10 @@ DATASETS = {
     "FOLDER": "a folder per class, or images with a labels.csv (file_name,label)",
 }
 
-EXTRAS = {"tsne": ("openTSNE", "features after unlearning placed into the map of those before, instead of both drawn together")}
+EXTRAS = {
+    "tsne": ("openTSNE", "features after unlearning placed into the map of those before, instead of both drawn together"),
+    "tensorboard": ("tensorboard", "--track tensorboard: the figures of every epoch as event files in the run folder"),
+}
 """What an optional package adds today."""
 
 
