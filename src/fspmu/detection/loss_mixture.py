@@ -55,15 +55,16 @@ def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torc
     every label then counts as clean, with a warning.
     """
     low, high = score.min(), score.max()
-    return _posterior((score - low) / (high - low) if high > low else score, settings, int(torch.randint(0, 2**31 - 1, (), generator=generator)))
+    return posterior((score - low) / (high - low) if high > low else score, settings, int(torch.randint(0, 2**31 - 1, (), generator=generator)))
 
 
 def reference_cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
     """Return P(clean) (N,) as published: fitted to raw losses, its start drawn from seed 0 whatever the run's seed."""
-    return _posterior(score, settings, 0)
+    return posterior(score, settings, 0)
 
 
-def _posterior(score: Tensor, settings: Settings, random_state: int) -> Tensor:
+def posterior(score: Tensor, settings: Settings, random_state: int) -> Tensor:
+    """Return the posterior (N,) of the component with the lower mean, fitted to `score` (N,) as it is; all ones, with a warning, when all are equal."""
     values = score.double().numpy().reshape(-1, 1)
     if np.ptp(values) < 1e-12 * max(1.0, float(np.abs(values).max())):
         warnings.warn("all scores are equal: no label looks worse than another, all count as clean", DetectionWarning, stacklevel=3)

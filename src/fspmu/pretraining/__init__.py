@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fspmu.pretraining import cross_entropy
-from fspmu.pretraining.trained import Trained
+from fspmu.pretraining import cross_entropy, dividemix
+from fspmu.pretraining.trained import Situation, Trained
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,13 @@ class Pretraining:
     preset: str
     """The preset of `fspmu` unlearning that suits its models."""
     about: str
+    suited_to: Callable[[Any, Situation], Any] = lambda settings, situation: settings
+    """Returns settings with every None replaced by what suits the situation."""
 
 
 METHODS = {
     "ce": Pretraining(cross_entropy.pretrain, cross_entropy.Settings(), "original", "cross-entropy on the given labels"),
+    "dividemix": Pretraining(
+        dividemix.pretrain, dividemix.Settings(), "nll", "two networks that tell each other which labels to trust, and guess the rest", dividemix.suited_to
+    ),
 }

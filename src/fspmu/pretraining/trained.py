@@ -1,7 +1,7 @@
-"""What a pretraining method hands over, and the per-sample history it keeps on the way."""
+"""What a pretraining method is told, what it hands over, and the per-sample history it keeps on the way."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,10 +15,22 @@ NewModel = Callable[[torch.Generator], Classifier]
 """Returns a fresh network, its weights drawn from the generator."""
 
 
+@dataclass(frozen=True)
+class Situation:
+    """What is known of the labels before training; some published settings depend on it."""
+
+    num_classes: int
+    noise_mode: str
+    """sym or asym, or another mode of the noise that was injected."""
+    noise_rate: float
+    """Share of noise slots, a fraction."""
+
+
 class SampleHistory:
     """The margin of the given label, z_y - max_{c != y} z_c, of every sample in every epoch: (E, N) float16.
 
-    Recorded from the training forward itself, so on an augmented view and under the weights of that step; no extra pass.
+    Recorded from a forward that the method makes anyway: that of training, so on an augmented view and under the weights of that step, or
+    that which divides clean labels from wrong ones.
     """
 
     def __init__(self, samples: int, run: Run) -> None:
@@ -57,7 +69,12 @@ class SampleHistory:
 
 @dataclass(frozen=True)
 class Trained:
-    """Networks with their final weights, best suited for unlearning first, and the history of the samples."""
+    """Networks with their final weights, best suited for unlearning first, and the history of the samples.
+
+    `kept` says which network stands first, where there were two; `sets` are masks (N,) bool of samples that the method trusts, by name.
+    """
 
     models: tuple[Classifier, ...]
     history: SampleHistory
+    kept: str = "net1"
+    sets: Mapping[str, Tensor] = field(default_factory=dict)
