@@ -5,7 +5,7 @@ READY := .venv/ready
 # Two test processes share two cores; more threads than that only wait for each other.
 TESTING := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test test-all check lint install clean
+.PHONY: demo test test-all check lint bench install clean
 
 demo: $(READY)
 	$(BIN)/fspmu demo --out runs/demo
@@ -23,6 +23,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# All cores, nothing else running: the clock is what is measured.
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py --device cpu
 
 install: $(READY)
 

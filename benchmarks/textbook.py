@@ -1,7 +1,8 @@
-"""The ordinary implementation of training and of both FSPMU passes: the yardstick that `benchmarks/run.py` measures against.
+"""The ordinary implementation of training, detection, centroids and both FSPMU passes: the yardstick that `benchmarks/run.py` measures against.
 
 What a user would otherwise write, and what the published code does step for step: a DataLoader with worker processes, images decoded to PIL and cropped,
-flipped and normalised one by one, float32 throughout, the student run forward twice and the teacher in both passes, one `.item()` per step.
+flipped and normalised one by one, float32 throughout, the student run forward twice and the teacher in both passes, one `.item()` per step, or per sample
+where losses are collected. The statistics passes see plain images in evaluation mode, as in docs/method.md; the published ones do the same amount of work.
 The losses are those of docs/method.md, written out again here so that nothing of fspmu's speed is borrowed; benchmarks/run.py checks that they agree.
 """
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -115,3 +117,35 @@ def test_pass(loader: DataLoader, model: nn.Module, device: torch.device) -> flo
         right += int((model(images.to(device)).logits.argmax(dim=1) == labels.to(device)).sum())
         seen += len(labels)
     return right / seen
+
+
+@torch.no_grad()
+def detection_pass(loader: DataLoader, model: nn.Module, device: torch.device) -> np.ndarray:
+    """Return P(clean) (N,): a Gaussian mixture on the losses of all samples, collected one by one."""
+    model.eval()
+    collected = []
+    for images, labels in loader:
+        logits = model(images.to(device)).logits
+        for value in F.cross_entropy(logits, labels.to(device), reduction="none"):
+            collected.append(value.item())
+    values = np.array(collected).reshape(-1, 1)
+    values = (values - values.min()) / (values.max() - values.min())
+    mixture = GaussianMixture(n_components=2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=0)
+    mixture.fit(values)
+    return mixture.predict_proba(values)[:, mixture.means_.argmin()]
+
+
+@torch.no_grad()
+def centroid_pass(loader: DataLoader, model: nn.Module, device: torch.device) -> Tensor:
+    """Return the class centroids (K, D): features and probabilities of all samples are collected, then summed class by class."""
+    model.eval()
+    features, probabilities = [], []
+    for images, _ in loader:
+        output = model(images.to(device))
+        features.append(F.normalize(output.features, dim=1).cpu())
+        probabilities.append(F.softmax(output.logits, dim=1).cpu())
+    features, probabilities = torch.cat(features), torch.cat(probabilities)
+    centroids = []
+    for k in range(probabilities.shape[1]):
+        centroids.append((probabilities[:, k : k + 1] * features).sum(dim=0))
+    return F.normalize(torch.stack(centroids), dim=1)

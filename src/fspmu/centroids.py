@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ROWS = 65_536
+"""Rows that are taken to double precision at a time."""
+
 
 def centroid_sums(features: Tensor, probabilities: Tensor) -> Tensor:
     """Return sum_i p_k(x_i) f_i / |f_i|, (K, D), of one batch: features (B, D), probabilities (B, K).
@@ -23,7 +26,8 @@ def class_centroids(features: Tensor, probabilities: Tensor) -> Tensor:
     """
     if features.ndim != 2 or probabilities.ndim != 2 or len(features) != len(probabilities):
         raise ValueError(f"features (N, D) and probabilities (N, K) needed, not {tuple(features.shape)} and {tuple(probabilities.shape)}")
-    return unit_centroids(centroid_sums(features, probabilities)).to(features.dtype)
+    batches = zip(features.split(_ROWS), probabilities.split(_ROWS), strict=True)
+    return unit_centroids(torch.stack([centroid_sums(f, p) for f, p in batches]).sum(dim=0)).to(features.dtype)
 
 
 def unit_centroids(sums: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def launched() -> tuple[int, int]:
 def leave_after(error: BaseException) -> NoReturn:
     """Say on standard error what ended a command, and leave: 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM."""
     if isinstance(error, KeyboardInterrupt):
-        code, text = 143 if error.args else 130, "stopped; a run folder keeps its last whole epoch, and the same command with --resume goes on from there"
+        code, text = 143 if error.args else 130, "stopped; a run folder keeps its last saved epoch, and the same command with --resume goes on from there"
     elif isinstance(error, OSError):
         code, text = 1, f"stopped: {error.filename or 'the system'}: {error.strerror or error}"
     else:

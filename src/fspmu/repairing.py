@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,8 +19,8 @@ from fspmu.data.images import Images
 from fspmu.data.split import Split
 from fspmu.detection import DETECTORS
 from fspmu.detection.cuts import SplitSettings, split_at
-from fspmu.detection.evidence import Evidence
-from fspmu.detection.label_issues import label_issues
+from fspmu.detection.evidence import Detector, Evidence
+from fspmu.detection.label_issues import label_issues, opinions_of
 from fspmu.detection.quality import detection_quality
 from fspmu.engine.inference import Predictions, accuracy_of, evaluate, predict
 from fspmu.engine.run import Run
@@ -77,21 +78,28 @@ def find_label_issues(
         if not bool(predictions.logits.isfinite().all()):
             raise InputError("the model's outputs are not finite on its own training images: its weights are damaged, or --precision bf16 is too coarse")
         evidence = gather(chosen.needs, model, images, predictions, truth, run)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DetectionWarning)
-            score = chosen.score(evidence, settings, run.generator("score", detector))
-            clean = chosen.cut(score, evidence.given_labels, settings, run.generator("cut", detector))
-        for warning in caught:
-            run.notice(str(warning.message))
+        draws = run.generator("score", detector), run.generator("cut", detector)
+        score, clean, remarks = run.processes.from_main(lambda: _judge(chosen, evidence, settings, *draws))
+        for remark in remarks:
+            run.notice(remark)
         split = split_at(clean, score, evidence.given_labels, images.num_classes, cut if chosen.floor else replace(cut, class_floor=0))
         if saved := {images.class_names[k] for k in evidence.given_labels[split.retain & (clean <= cut.threshold)].tolist()}:
             run.notice(
                 f"every label of {', '.join(sorted(saved))} looks wrong; the {cut.class_floor} surest of each are kept, so that the class is not unlearned"
             )
     quality = None if truth is None else detection_quality(score, split, evidence.given_labels, truth)
-    issues = label_issues(images, split, predictions.logits.softmax(1))
+    issues = label_issues(images, split, opinions_of(predictions.logits.softmax(1), images.given_labels))
     report = {"detector": detector, "settings": asdict(settings), "quality": quality, **split.counts, "issues": int(issues["is_label_issue"].sum())}
     return Detection(score, split, predictions, issues, report | {"passes": run.passes["detection"]})
+
+
+def _judge(detector: Detector, evidence: Evidence, settings: Any, *generators: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
+    """Return score (N,), HIGH = looks wrong, and P(clean) (N,), with what the detector had to remark."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DetectionWarning)
+        score = detector.score(evidence, settings, generators[0])
+        clean = detector.cut(score, evidence.given_labels, settings, generators[1])
+    return score, clean, [str(warning.message) for warning in caught]
 
 
 def gather(needs: frozenset[str], model: Classifier, images: Images, predictions: Predictions, truth: Tensor | None, run: Run) -> Evidence:
@@ -152,7 +160,7 @@ def repair(
         model,
         found,
         after,
-        label_issues(images, split, after.logits.softmax(1)),
+        label_issues(images, split, opinions_of(after.logits.softmax(1), images.given_labels)),
         report | {"passes": run.passes["unlearning"]},
         {"before": before, "last": last, "best": best},
     )

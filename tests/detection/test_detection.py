@@ -16,7 +16,7 @@ from fspmu.data.split import Split
 from fspmu.detection import DETECTORS, at_random, known, loss_mixture
 from fspmu.detection.cuts import SplitSettings, split_at
 from fspmu.detection.evidence import Evidence
-from fspmu.detection.label_issues import COLUMNS, label_issues, write_issues
+from fspmu.detection.label_issues import COLUMNS, label_issues, opinions_of, write_issues
 from fspmu.detection.quality import detection_quality
 from fspmu.errors import DetectionWarning, InputError
 
@@ -237,7 +237,7 @@ def test_the_table_of_issues_by_hand(tmp_path):
     images = Images(pixels, torch.tensor([0, 1, 1, 0]), ("cat", "dog, small", "owl"), ["a", "b", "c", "d"], ["1.png", "2.png", "3.png", "4.png"])
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25], [0.1, 0.2, 0.7], [0.5, 0.2, 0.3]])
     retain, forget = torch.tensor([True, False, False, True]), torch.tensor([False, False, True, True])
-    table = label_issues(images, Split(retain, forget, torch.tensor([0.75, 0.5, 0.25, 1.0])), probabilities)
+    table = label_issues(images, Split(retain, forget, torch.tensor([0.75, 0.5, 0.25, 1.0])), opinions_of(probabilities, images.given_labels))
     assert tuple(table.columns) == COLUMNS
     assert table["is_label_issue"].tolist() == [False, True, True, True]
     assert table["label_score"].tolist() == [0.75, 0.5, 0.25, 1.0] and table["noise_probability"].tolist() == [0.25, 0.5, 0.75, 0.0]

@@ -1,8 +1,9 @@
 """The table of label issues: one row per sample in dataset order, classes by name."""
 
 import csv
-import io
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fspmu.data.images import Images
 from fspmu.data.split import Split
-from fspmu.results.store import write_text
+from fspmu.results.store import replacing
 
 COLUMNS = (
     "is_label_issue",
@@ -28,20 +29,57 @@ COLUMNS = (
 )
 
 
-def label_issues(images: Images, split: Split, probabilities: Tensor) -> pd.DataFrame:
-    """Return the issues of `images` under `split`, given class probabilities (N, K) of the best model at hand.
+class Opinions(NamedTuple):
+    """What a model says of each sample beside its given label, as far as the table needs it: all (N,), classes int64, probabilities float."""
+
+    predicted: Tensor
+    """The likeliest class."""
+    alternative: Tensor
+    """The likeliest class other than the given one; of equally likely ones the first, here as above."""
+    alternative_probability: Tensor
+    given_probability: Tensor
+
+
+def opinions_of(probabilities: Tensor, given_labels: Tensor) -> Opinions:
+    """Return the opinions behind class probabilities (B, K) on samples with the given labels (B,): a batch of them, or all."""
+    given = given_labels.to(probabilities.device)[:, None]
+    alternative = probabilities.scatter(1, given, -1).argmax(dim=1, keepdim=True)
+    return Opinions(
+        probabilities.argmax(dim=1), alternative.squeeze(1), probabilities.gather(1, alternative).squeeze(1), probabilities.gather(1, given).squeeze(1)
+    )
+
+
+def join_opinions(batches: Iterable[Opinions], samples: int) -> Opinions:
+    """Return the opinions (N,) of a stream of batches that hold `samples` together, in their order, on the CPU.
+
+    Each batch is copied to its place as it comes: kept one by one between large tensors that come and go, small ones would scatter the heap.
+    Raises ValueError when the batches hold more or fewer samples, or none.
+    """
+    whole: Opinions | None = None
+    filled = 0
+    for batch in batches:
+        whole = whole or Opinions(*(torch.empty(samples, dtype=part.dtype) for part in batch))
+        rows = slice(filled, filled := filled + len(batch.predicted))
+        if filled <= samples:
+            for place, part in zip(whole, batch, strict=True):
+                place[rows] = part
+    if whole is None or filled != samples:
+        raise ValueError(f"the batches hold {filled} samples, not {samples}")
+    return whole
+
+
+def label_issues(images: Images, split: Split, opinions: Opinions) -> pd.DataFrame:
+    """Return the issues of `images` under `split`, given what the best model at hand says of all N samples, in dataset order.
 
     is_label_issue: the sample is not retained, or is to be forgotten.
     label_score = P(clean), in [0, 1], LOW = bad; noise_probability = 1 - P(clean), HIGH = bad.
     suggested_label: for an issue the likeliest class other than the given one, with its probability as confidence; else the given label.
     action: forget, else retain, else review.
     """
-    given = images.given_labels.cpu()
-    rows = torch.arange(len(images))
+    given, opinions = images.given_labels.cpu(), Opinions(*(part.cpu() for part in opinions))
     issue = split.forget | ~split.retain
-    others = probabilities.clone()
-    others[rows, given] = -1
-    suggested = torch.where(issue, others.argmax(dim=1), given)
+    suggested = torch.where(issue, opinions.alternative, given)
+    confidence = torch.where(issue, opinions.alternative_probability, opinions.given_probability)
     score = split.clean_probability.double()
     names = pd.Series(images.class_names)
     action = torch.where(split.forget, 0, torch.where(split.retain, 1, 2))
@@ -49,14 +87,14 @@ def label_issues(images: Images, split: Split, probabilities: Tensor) -> pd.Data
         {
             "is_label_issue": issue.numpy(),
             "label_score": score.numpy(),
-            "given_label": names.take(given.numpy()).to_numpy(),
-            "predicted_label": names.take(probabilities.argmax(dim=1).numpy()).to_numpy(),
-            "suggested_label": names.take(suggested.numpy()).to_numpy(),
-            "suggested_confidence": probabilities[rows, suggested].double().numpy(),
+            "given_label": names.take(given.numpy()).array,
+            "predicted_label": names.take(opinions.predicted.numpy()).array,
+            "suggested_label": names.take(suggested.numpy()).array,
+            "suggested_confidence": confidence.double().numpy(),
             "noise_probability": (1 - score).numpy(),
             "retain": split.retain.numpy(),
             "forget": split.forget.numpy(),
-            "action": pd.Series(["forget", "retain", "review"]).take(action.numpy()).to_numpy(),
+            "action": pd.Series(["forget", "retain", "review"]).take(action.numpy()).array,
             "path": list(images.paths) if images.paths is not None else [""] * len(images),
             "id": list(images.ids),
         },
@@ -66,6 +104,5 @@ def label_issues(images: Images, split: Split, probabilities: Tensor) -> pd.Data
 
 def write_issues(issues: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV, numbers with six significant digits, whole or not at all."""
-    buffer = io.StringIO()
-    issues.to_csv(buffer, index=False, float_format="%.6g", quoting=csv.QUOTE_MINIMAL)
-    write_text(path, buffer.getvalue())
+    with replacing(path) as temporary:
+        issues.to_csv(temporary, index=False, float_format="%.6g", quoting=csv.QUOTE_MINIMAL)

@@ -9,10 +9,12 @@ Source: docs/method.md, "Which samples look wrong".
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
@@ -37,6 +39,9 @@ class Settings:
 
 REFERENCE = Settings(starts=1)
 
+_COMPARED = 50_000
+"""Of more scores than this, that many are drawn to compare the starts on; the fit is to all of them either way."""
+
 
 def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
     """Return the loss of each sample on its given label, (N,); HIGH = looks wrong."""
@@ -55,7 +60,10 @@ def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torc
     every label then counts as clean, with a warning.
     """
     low, high = score.min(), score.max()
-    return posterior((score - low) / (high - low) if high > low else score, settings, int(torch.randint(0, 2**31 - 1, (), generator=generator)))
+    random_state = int(torch.randint(0, 2**31 - 1, (), generator=generator))
+    many = settings.starts > 1 and len(score) > _COMPARED
+    compared = torch.randperm(len(score), generator=generator)[:_COMPARED] if many else None
+    return posterior((score - low) / (high - low) if high > low else score, settings, random_state, compared)
 
 
 def reference_cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
@@ -63,26 +71,53 @@ def reference_cut(score: Tensor, given_labels: Tensor, settings: Settings, gener
     return posterior(score, settings, 0)
 
 
-def posterior(score: Tensor, settings: Settings, random_state: int) -> Tensor:
-    """Return the posterior (N,) of the component with the lower mean, fitted to `score` (N,) as it is; all ones, with a warning, when all are equal."""
+def posterior(score: Tensor, settings: Settings, random_state: int, compared: Tensor | None = None) -> Tensor:
+    """Return the posterior (N,) of the component with the lower mean, fitted to `score` (N,) as it is; all ones, with a warning, when all are equal.
+
+    The starts are compared on the scores at `compared` (M,); None: on all.
+    """
     values = score.double().numpy().reshape(-1, 1)
     if np.ptp(values) < 1e-12 * max(1.0, float(np.abs(values).max())):
         warnings.warn("all scores are equal: no label looks worse than another, all count as clean", DetectionWarning, stacklevel=3)
         return torch.ones(len(score))
-    mixture = GaussianMixture(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # normal after ten rounds; said below in words
+        mixture = _likeliest(values, settings, random_state) if compared is None else _likeliest_of_many(values, compared.numpy(), settings, random_state)
+    _comment(mixture, settings)
+    lower = mixture.predict_proba(values)[:, mixture.means_.argmin()]
+    return torch.from_numpy(lower).float().clamp(0, 1)
+
+
+def _likeliest(values: np.ndarray, settings: Settings, random_state: int, **start: Any) -> GaussianMixture:
+    """Return the mixture fitted to `values` (N, 1): from the given start alone, or the likeliest from several drawn ones."""
+    return GaussianMixture(
         n_components=2,
         max_iter=settings.max_iterations,
         tol=settings.tolerance,
         reg_covar=settings.variance_floor,
-        n_init=settings.starts,
+        n_init=1 if start else settings.starts,
         random_state=random_state,
+        **start,
+    ).fit(values)
+
+
+def _likeliest_of_many(values: np.ndarray, compared: np.ndarray, settings: Settings, random_state: int) -> GaussianMixture:
+    """Return the mixture fitted to all `values` (N, 1) from one start: the one that was likeliest on those at `compared` (M,).
+
+    The start is found again on all values by k-means, as scikit-learn finds its own. Going on from the parameters fitted to the few would add
+    rounds to those that `settings` allow, and at so loose a tolerance more rounds give other posteriors.
+    """
+    means = _likeliest(values[compared], settings, random_state).means_
+    near = KMeans(n_clusters=2, init=means, n_init=1).fit(values).labels_
+    groups = [values[near == k] for k in (0, 1)]
+    return _likeliest(
+        values,
+        settings,
+        random_state,
+        weights_init=[len(group) / len(values) for group in groups],
+        means_init=[group.mean(axis=0) for group in groups],
+        precisions_init=[[[1 / (group.var() + settings.variance_floor)]] for group in groups],
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # normal after ten rounds; said below in words
-        mixture.fit(values)
-    _comment(mixture, settings)
-    posterior = mixture.predict_proba(values)[:, mixture.means_.argmin()]
-    return torch.from_numpy(posterior).float().clamp(0, 1)
 
 
 def separation(means: np.ndarray, variances: np.ndarray) -> float:

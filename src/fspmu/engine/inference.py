@@ -34,15 +34,15 @@ def predict(model: Classifier, images: Images, run: Run, *, chosen: Tensor | Non
     """
     found: list[Tensor] = []
     batches = _batches(images, run, chosen, reference)
-    filled = 0
+    places, filled = batches.places, 0
     for output, _ in _outputs(model, batches, run, reference):
         if not found:
             found = [torch.empty(batches.samples, part.shape[1]) for part in output]
-        rows = batches.places[filled : (filled := filled + len(output.logits))]
+        rows = places[filled : (filled := filled + len(output.logits))]
         for whole, part in zip(found, output, strict=True):
             whole[rows] = part.cpu()
     found = found or [torch.empty(batches.samples, width) for width in (model.num_classes, model.feature_width)]  # more processes than batches
-    return Predictions(*(run.processes.complete(whole, batches.places) for whole in found))
+    return Predictions(*(run.processes.complete(whole, places) for whole in found))
 
 
 def find_centroids(model: Classifier, images: Images, run: Run, *, chosen: Tensor | None = None, reference: bool = False) -> Tensor:

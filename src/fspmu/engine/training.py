@@ -113,5 +113,5 @@ def _refuse_non_finite(first_bad: Tensor, run: Run) -> None:
     step = min(run.processes.gather(int(first_bad)))
     if step < torch.iinfo(torch.int64).max:
         epoch = sum(line["stage"] == run.stage for line in run.lines) + 1
-        kept = f"the last whole epoch is kept in {run.folder.state}" if run.folder is not None and epoch > 1 else "nothing was changed"
+        kept = f"the last saved epoch is kept in {run.folder.state}" if run.folder is not None and epoch > 1 else "nothing was changed"
         raise NonFiniteLoss(f"the loss became NaN or infinite in {run.stage}, epoch {epoch}, step {step}; {kept}; try a smaller --lr or --precision fp32")
