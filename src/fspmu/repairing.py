@@ -18,14 +18,14 @@ from torch import Tensor
 from fspmu.data.images import Images
 from fspmu.data.split import Split
 from fspmu.detection import DETECTORS
-from fspmu.detection.cuts import SplitSettings, split_at
+from fspmu.detection.cuts import SplitSettings, forget_memorised, split_at
 from fspmu.detection.evidence import Detector, Evidence
 from fspmu.detection.label_issues import label_issues, opinions_of
 from fspmu.detection.quality import detection_quality
 from fspmu.engine.inference import Predictions, accuracy_of, evaluate, predict
 from fspmu.engine.run import Run
 from fspmu.errors import DetectionWarning, InputError, check_settings, choose
-from fspmu.models.classifier import Classifier
+from fspmu.models.classifier import Classifier, reinitialised
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.unlearning import METHODS as UNLEARNING
 
@@ -72,14 +72,17 @@ def find_label_issues(
     settings, cut = settings or chosen.settings, cut or SplitSettings()
     for asked in (settings, cut):
         check_settings(asked)
+    trained_by = model.description.trained_by if model.description else ""
+    if detector == "gmm" and trained_by in PRETRAINING and PRETRAINING[trained_by].preset == "nll":
+        run.notice(f"{trained_by} has kept most wrong labels out of training already; --detector gmm-probe also finds those that it memorised all the same")
     images, model = _prepared(model, images, run)
     with run.timed("detection"):
         predictions = predict(model, images, run)
         if not bool(predictions.logits.isfinite().all()):
             raise InputError("the model's outputs are not finite on its own training images: its weights are damaged, or --precision bf16 is too coarse")
-        evidence = gather(chosen.needs, model, images, predictions, truth, run)
+        evidence = gather(chosen.needs, model, images, predictions, truth, run, settings)
         draws = run.generator("score", detector), run.generator("cut", detector)
-        score, clean, remarks = run.processes.from_main(lambda: _judge(chosen, evidence, settings, *draws))
+        score, clean, early, remarks = run.processes.from_main(lambda: _judge(chosen, evidence, settings, *draws))
         for remark in remarks:
             run.notice(remark)
         split = split_at(clean, score, evidence.given_labels, images.num_classes, cut if chosen.floor else replace(cut, class_floor=0))
@@ -87,34 +90,57 @@ def find_label_issues(
             run.notice(
                 f"every label of {', '.join(sorted(saved))} looks wrong; the {cut.class_floor} surest of each are kept, so that the class is not unlearned"
             )
+        if early is not None:
+            split = forget_memorised(split, early, cut)
+            score = 1 - split.clean_probability
     quality = None if truth is None else detection_quality(score, split, evidence.given_labels, truth)
     issues = label_issues(images, split, opinions_of(predictions.logits.softmax(1), images.given_labels))
     report = {"detector": detector, "settings": asdict(settings), "quality": quality, **split.counts, "issues": int(issues["is_label_issue"].sum())}
     return Detection(score, split, predictions, issues, report | {"passes": run.passes["detection"]})
 
 
-def _judge(detector: Detector, evidence: Evidence, settings: Any, *generators: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
-    """Return score (N,), HIGH = looks wrong, and P(clean) (N,), with what the detector had to remark."""
+def _judge(detector: Detector, evidence: Evidence, settings: Any, *generators: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
+    """Return score (N,), HIGH = looks wrong, P(clean) (N,), the same by the early score if there is one, and what the detector had to remark."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DetectionWarning)
         score = detector.score(evidence, settings, generators[0])
         clean = detector.cut(score, evidence.given_labels, settings, generators[1])
-    return score, clean, [str(warning.message) for warning in caught]
+        early = None
+        if detector.early is not None:
+            early = detector.cut(detector.early(evidence, settings, generators[0]), evidence.given_labels, settings, generators[1])
+    return score, clean, early, [str(warning.message) for warning in caught]
 
 
-def gather(needs: frozenset[str], model: Classifier, images: Images, predictions: Predictions, truth: Tensor | None, run: Run) -> Evidence:
-    """Return the evidence that a detector declares in `needs`, and no more."""
+def gather(
+    needs: frozenset[str], model: Classifier, images: Images, predictions: Predictions, truth: Tensor | None, run: Run, settings: Any = None
+) -> Evidence:
+    """Return the evidence that a detector with these `settings` declares in `needs`, and no more."""
     given = images.given_labels.cpu()
     found: dict[str, Tensor] = {}
     if "logits" in needs:
         found["logits"] = predictions.logits
     if "reference_losses" in needs:
         found["reference_losses"] = F.cross_entropy(predict(model, images, run, reference=True).logits, given, reduction="none")
+    if {"probe_losses", "reference_probe_losses"} & needs:
+        probe = train_probe(model, images, settings.probe_epochs or (10 if images.num_classes <= 20 else 30), settings.probe_lr, run)
+        for name in needs & {"probe_losses", "reference_probe_losses"}:
+            seen = predict(probe, images, run, reference=name.startswith("reference"), batch_statistics=False)
+            found[name] = F.cross_entropy(seen.logits, given, reduction="none")
     if "truth" in needs:
         if truth is None:
             raise InputError("the true labels are not known here, so there is no detector 'known'; choose another --detector")
         found["truth"] = truth.cpu()
     return Evidence(given, images.num_classes, **found)
+
+
+def train_probe(model: Classifier, images: Images, epochs: int, lr: float, run: Run) -> Classifier:
+    """Return a fresh network of the same kind as `model`, trained on all given labels for a few epochs: before it has memorised the wrong ones."""
+    settings = replace(PRETRAINING["ce"].settings, epochs=epochs, lr=lr, lr_step=epochs)
+    evaluation, run.evaluation = run.evaluation, None  # nobody asks how good the probe is
+    with run.timed("probe"):
+        trained = PRETRAINING["ce"].pretrain(images, lambda generator: reinitialised(model, generator).requires_grad_(True), settings, run)
+    run.evaluation = evaluation
+    return trained.models[0]
 
 
 def repair(

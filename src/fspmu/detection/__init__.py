@@ -12,6 +12,22 @@ DETECTORS = {
         frozenset({"reference_losses"}),
         "the same with the published statistics pass",
     ),
+    "gmm-probe": Detector(
+        loss_mixture.score,
+        loss_mixture.cut,
+        loss_mixture.ProbeSettings(),
+        frozenset({"logits", "probe_losses"}),
+        "gmm for models of dividemix, promix and longremix: a briefly trained probe says what they memorised all the same",
+        early=loss_mixture.probe_score,
+    ),
+    "gmm-probe-reference": Detector(
+        loss_mixture.score,
+        loss_mixture.reference_cut,
+        loss_mixture.PROBE_REFERENCE,
+        frozenset({"logits", "reference_probe_losses"}),
+        "the same with the published probe",
+        early=loss_mixture.reference_probe_score,
+    ),
     "known": Detector(
         known.score, known.cut, known.Settings(), frozenset({"truth"}), "the true labels, or a simulated detector of a stated quality", floor=False
     ),

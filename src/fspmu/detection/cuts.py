@@ -19,6 +19,15 @@ class SplitSettings:
     """A class that would lose all its samples keeps this many, those with the lowest score; not with `known` and `random`, which mean what they say."""
 
 
+def forget_memorised(split: Split, early: Tensor, settings: SplitSettings) -> Split:
+    """Return the split in which what is retained is forgotten too where P(clean) by an early network, (N,), is not above the threshold.
+
+    Forgotten and then learned again: the forget set is a part of the retain set, and what is in neither was left out of training already. P(clean) is the
+    lower of both, so that whatever either calls wrong counts as an issue.
+    """
+    return Split(split.retain, split.retain & (early <= settings.threshold), torch.minimum(split.clean_probability, early))
+
+
 def split_at(clean_probability: Tensor, score: Tensor, given_labels: Tensor, num_classes: int, settings: SplitSettings) -> Split:
     """Return retain = P(clean) above the threshold and forget = the rest, (N,) each; score HIGH = looks wrong.
 

@@ -13,12 +13,15 @@ class Evidence:
     """Per-sample evidence in dataset order; a field is filled only for a detector that declares it in `needs`.
 
     given_labels (N,) int64; logits (N, K); reference_losses (N,), the published loss pass; truth (N,) int64, for `known` alone.
+    probe_losses (N,): the losses of a fresh network of the same kind, trained for a few epochs; reference_probe_losses (N,): the same as published.
     """
 
     given_labels: Tensor
     num_classes: int
     logits: Tensor | None = None
     reference_losses: Tensor | None = None
+    probe_losses: Tensor | None = None
+    reference_probe_losses: Tensor | None = None
     truth: Tensor | None = None
 
     def need(self, name: str) -> Tensor:
@@ -48,5 +51,8 @@ class Detector:
     settings: Any
     needs: frozenset[str]
     about: str
+    early: Score | None = None
+    """A second score, of what looks wrong to a network that has memorised nothing yet. With it, what the first score calls clean is retained, and what of that
+    the second calls wrong is forgotten too: memorised after all. Without it, what is not retained is forgotten."""
     floor: bool = True
     """Whether a class that would lose all its samples keeps some: a detector may err, the truth may not."""

@@ -4,6 +4,8 @@ score    cross-entropy of the model on the given label
 cut      posterior of the component with the lower mean, in a two-component 1-D Gaussian mixture
 Two forms: the sound one (evaluation mode, plain images, losses scaled to [0, 1], several seeded starts), and `gmm-reference`, which
 repeats the published statistics pass (one augmented view, batch norm in training mode, raw losses, one start from seed 0).
+`gmm-probe` is for models that were trained to keep wrong labels out (DivideMix, ProMix, LongReMix): a second mixture, over the losses of a fresh network
+after a few epochs on all given labels, says what they memorised all the same.
 Source: docs/method.md, "Which samples look wrong".
 """
 
@@ -37,7 +39,18 @@ class Settings:
     """Added to each component's variance (of scaled losses; of raw ones in gmm-reference)."""
 
 
+@dataclass(frozen=True)
+class ProbeSettings(Settings):
+    """The mixture, and the training of the probe."""
+
+    probe_epochs: int | None = None
+    """Epochs of the probe. None: 10 for up to 20 classes, else 30."""
+    probe_lr: float = 0.01
+    """Learning rate of the probe; in the published code it ends up as 0.1."""
+
+
 REFERENCE = Settings(starts=1)
+PROBE_REFERENCE = ProbeSettings(starts=1, probe_lr=0.1)
 
 _COMPARED = 50_000
 """Of more scores than this, that many are drawn to compare the starts on; the fit is to all of them either way."""
@@ -51,6 +64,16 @@ def score(evidence: Evidence, settings: Settings, generator: torch.Generator) ->
 def reference_score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
     """Return the losses of the published statistics pass, (N,); HIGH = looks wrong."""
     return evidence.need("reference_losses")
+
+
+def probe_score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Return the losses of the probe, (N,); HIGH = looks wrong."""
+    return evidence.need("probe_losses")
+
+
+def reference_probe_score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Return the losses of the probe on the published view, (N,); HIGH = looks wrong."""
+    return evidence.need("reference_probe_losses")
 
 
 def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:

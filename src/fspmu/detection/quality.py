@@ -9,9 +9,9 @@ from fspmu.data.split import Split
 def detection_quality(score: Tensor, split: Split, given_labels: Tensor, true_labels: Tensor) -> dict[str, float | None]:
     """Return precision, recall, F1 and AUC of finding wrong labels, the purity of the retain set and the recall of clean samples.
 
-    All (N,); score HIGH = looks wrong. A sample is found when it is not retained. A ratio over nothing is None.
+    All (N,); score HIGH = looks wrong. A sample is found when it is forgotten or not retained. A ratio over nothing is None.
     """
-    wrong, found = given_labels != true_labels, ~split.retain
+    wrong, found = given_labels != true_labels, split.forget | ~split.retain
     hits = int((wrong & found).sum())
     precision, recall = _ratio(hits, int(found.sum())), _ratio(hits, int(wrong.sum()))
     one_kind = bool(wrong.all()) or not bool(wrong.any())

@@ -26,16 +26,18 @@ class Predictions(NamedTuple):
     features: Tensor
 
 
-def predict(model: Classifier, images: Images, run: Run, *, chosen: Tensor | None = None, reference: bool = False) -> Predictions:
+def predict(
+    model: Classifier, images: Images, run: Run, *, chosen: Tensor | None = None, reference: bool = False, batch_statistics: bool = True
+) -> Predictions:
     """Return what `model` says of every image, or of those where `chosen` (N,) bool is set; from all processes, to all processes.
 
     Evaluation mode and plain images; `reference` repeats the published statistics pass instead: one augmented view, batch norm in
-    training mode, batches of 128 in dataset order. Either way the model keeps its running statistics.
+    training mode (without `batch_statistics` in evaluation mode), batches of 128 in dataset order. Either way the model keeps its running statistics.
     """
     found: list[Tensor] = []
     batches = _batches(images, run, chosen, reference)
     places, filled = batches.places, 0
-    for output, _ in _outputs(model, batches, run, reference):
+    for output, _ in _outputs(model, batches, run, reference and batch_statistics):
         if not found:
             found = [torch.empty(batches.samples, part.shape[1]) for part in output]
         rows = places[filled : (filled := filled + len(output.logits))]
@@ -62,7 +64,7 @@ def accuracy(model: Classifier, images: Images, run: Run) -> float:
     """Return the share of `images` whose label the model predicts."""
     right = torch.zeros((), dtype=torch.int64, device=run.device)
     batches = _batches(images, run, None, reference=False)
-    for output, batch in _outputs(model, batches, run, reference=False):
+    for output, batch in _outputs(model, batches, run, batch_statistics=False):
         right += (output.logits.argmax(dim=1) == batch.given_labels).sum()
     run.processes.check_complete(batches.places, batches.samples)
     return sum(run.processes.gather(int(right))) / batches.samples
@@ -78,12 +80,12 @@ def _batches(images: Images, run: Run, chosen: Tensor | None, reference: bool) -
 
 
 @torch.no_grad()  # not inference mode: its tensors could not take part in a later loss
-def _outputs(model: Classifier, batches: Batches, run: Run, reference: bool) -> Iterator[tuple[Output, Batch]]:
+def _outputs(model: Classifier, batches: Batches, run: Run, batch_statistics: bool) -> Iterator[tuple[Output, Batch]]:
     """Yield what `model` says of each batch, beside the batch."""
-    if reference:
+    if batch_statistics:
         model = copy.deepcopy(model)
     was_training = model.training
-    model.train(reference)
+    model.train(batch_statistics)
     forward, parts = run.forward(model), 1
     try:
         for batch in run.bar(batches, "predicting"):

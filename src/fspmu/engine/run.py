@@ -215,6 +215,6 @@ class Run:
         if self.tracker is not None:
             self.tracker.log({f"{self.stage}/{name}": value for name, value in line.items() if isinstance(value, float)}, epoch)
 
-    def accuracies(self, stage: str) -> list[float]:
-        """Return the evaluation accuracy after each epoch of `stage`, fractions; empty without evaluation images."""
-        return [line["test_accuracy"] for line in self.lines if line["stage"] == stage and "test_accuracy" in line]
+    def accuracies(self, stage: str, name: str = "test_accuracy") -> list[float]:
+        """Return the evaluation accuracy after each epoch of `stage`, fractions, as logged under `name`; empty without evaluation images."""
+        return [line[name] for line in self.lines if line["stage"] == stage and name in line]

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_fo
 from fspmu.models import MODELS, WIDTHS
 from fspmu.models.classifier import Classifier, Description
 from fspmu.preprocessing import AUGMENTATIONS
-from fspmu.pretraining import METHODS
+from fspmu.pretraining import METHODS, Pretraining
+from fspmu.pretraining.trained import Situation, Trained
 from fspmu.results.record import check_schema, make_record
 from fspmu.results.store import config_hash, read_json
 
@@ -101,12 +103,13 @@ def pretrain(options: Pretrain) -> Outcome:
     Raises InputError for everything that they get wrong, before anything is written.
     """
     method = choose(METHODS, options.method, "method")
-    settings = options.settings or method.settings
-    for asked in (settings, options.compute, options.picture):
-        check_settings(asked)
+    asked = options.settings or method.settings
+    for part in (asked, options.compute, options.picture):
+        check_settings(part)
     seed = options.compute.seed or 0
     prepared = prepare(options, seed)
     train, test, description = prepared.train, prepared.test, prepared.description
+    settings, chosen = suited_settings(method, asked, options, train.num_classes)
     config = {
         "command": "pretrain",
         "data": data_config(options.dataset, options.data, prepared.source.train),
@@ -123,7 +126,7 @@ def pretrain(options: Pretrain) -> Outcome:
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        for note in (*prepared.source.notes, *prepared.noisy.notes):
+        for note in (*prepared.source.notes, *prepared.noisy.notes, *chosen):
             run.notice(note)
         noise = {"flip_rate": prepared.noisy.flip_rate} if options.noise.noise_mode != "none" else {}
         if run.processes.main:
@@ -132,23 +135,53 @@ def pretrain(options: Pretrain) -> Outcome:
             trained = method.pretrain(train.to(run.device), lambda generator: build_model(description, generator), settings, run)
         seen = predict(trained.models[0], train.to(run.device), run) if options.picture.tsne else None
         if run.processes.main:
-            save_model(describe(trained.models[0], trained_by=options.method), folder.path)
-            save_tensors(folder.path / "sample_history.safetensors", {"margins": trained.history.margins})
+            _save_trained(folder.path, trained, options.method)
             if seen is not None:
                 write_predictions(folder.path, seen, None, torch.ones(len(train), dtype=torch.bool))
                 draw(options.picture, folder.path, train.class_names, seed, run)
-        accuracies = run.accuracies("pretraining")
+        accuracies = run.accuracies("pretraining", "test_accuracy" if trained.kept == "net1" else f"test_accuracy_{trained.kept}")
         record = make_record(
             config=config,
             data=describe_data(prepared.source, train, test, noise | {"data_dir": _data_dir(options.data)}),
-            pretraining={"method": options.method, "settings": asdict(settings), "passes": run.passes["pretraining"]},
-            test_accuracy={"last": accuracies[-1], "best": max(accuracies)} if accuracies else None,
+            pretraining={"method": options.method, "settings": asdict(settings), "passes": run.passes["pretraining"], **_pair(trained, run)},
+            test_accuracy=_last_and_best(accuracies),
             seconds=run.seconds,
             passes=run.passes,
             warnings=run.notices,
             machine=run.machine,
         )
         return finish(folder, record, run)
+
+
+def _save_trained(folder: Path, trained: Trained, method: str) -> None:
+    for place, model in zip((folder, folder / "other"), trained.models, strict=False):
+        save_model(describe(model, trained_by=method), place)
+    save_tensors(folder / "sample_history.safetensors", {"margins": trained.history.margins})
+    if trained.sets:
+        save_tensors(folder / "trusted.safetensors", dict(trained.sets))
+
+
+def suited_settings(method: Pretraining, settings: Any, options: Pretrain, num_classes: int) -> tuple[Any, list[str]]:
+    """Return the settings with what depends on the noise chosen, and a line that says what was chosen."""
+    injected = options.noise.noise_mode in ("sym", "asym")
+    mode, rate = (options.noise.noise_mode, options.noise.noise_rate) if injected else ("sym", options.assumed_rate)
+    suited = method.suited_to(settings, Situation(num_classes, mode, rate))
+    names = [field.name for field in fields(suited) if getattr(settings, field.name) is None]
+    if not names:
+        return suited, []
+    values = ", ".join(f"--{name.replace('_', '-')} {getattr(suited, name):g}" for name in names)
+    return suited, [f"{options.method} chose for {'' if injected else 'an assumed '}{mode} noise of {rate:g} and {num_classes} classes: {values}"]
+
+
+def _pair(trained: Trained, run: Run) -> Json:
+    """Return what a record says of two networks: which was kept, and the accuracy of both together."""
+    if len(trained.models) == 1:
+        return {}
+    return {"kept": trained.kept, "ensemble": _last_and_best(run.accuracies("pretraining", "test_accuracy_ensemble"))}
+
+
+def _last_and_best(accuracies: list[float]) -> Json | None:
+    return {"last": accuracies[-1], "best": max(accuracies)} if accuracies else None
 
 
 def _data_dir(options: DataOptions) -> str | None:

@@ -101,6 +101,8 @@ def detector_of(flags: Namespace) -> tuple[str, Any, SplitSettings]:
         if share is None:
             raise InputError(f"--sample_rate has no meaning with --pred {flags.pred}; it is for --random True, or for known labels")
         settings = replace(settings, **{share: flags.sample_rate})
+    if name == "gmm" and pretrain_method_of(flags.pretrain_method) != "ce":
+        name, settings = "gmm-probe", DETECTORS["gmm-probe"].settings
     if flags.gmm_threshhold is not None and not name.startswith("gmm"):
         raise InputError("--gmm_threshhold has no meaning without --pred gmm: nothing but the mixture gives probabilities")
     if name == "known" and flags.noise_mode.lower() == "none":
