@@ -247,3 +247,33 @@ def test_the_settings_suit_how_the_model_was_trained(model):
 def test_the_public_names_are_functions(model, digits):
     assert fspmu.repair is repair and fspmu.find_label_issues is find_label_issues
     assert len(fspmu.find_label_issues(model, digits[0].subset(torch.arange(100)), detector="random", run=cpu_run()).issues) == 100
+
+
+@pytest.mark.parametrize("detector", ["gmm-probe", "gmm-probe-reference"])
+def test_a_probe_finds_what_was_memorised_all_the_same(digits, model, detector):
+    images, truth, _ = digits
+    run = cpu_run()
+    chosen = DETECTORS[detector]
+    settings = replace(chosen.settings, probe_epochs=3, probe_lr=0.05)
+    found = find_label_issues(model, images, detector=detector, settings=settings, truth=truth, run=run)
+    split = found.split
+    assert bool((split.forget <= split.retain).all()), "what is forgotten is learned again; what training left out stays out"
+    assert bool(split.forget.any()) and bool((~split.retain).any())
+    issue = split.forget | ~split.retain
+    assert found.issues["is_label_issue"].tolist() == issue.tolist()
+    assert torch.equal(issue, split.clean_probability <= 0.5) or detector.endswith("reference")
+    quality = found.report["quality"]
+    wrong = truth != images.given_labels
+    assert quality["recall"] == pytest.approx(float((issue & wrong).sum() / wrong.sum()))
+    assert run.passes["probe"] == {"forward": 3 * len(images), "backward": 3 * len(images)}
+    assert run.evaluation is None and model.training is False
+
+
+def test_the_plain_mixture_says_that_a_probe_would_see_more(digits, model):
+    images, _, _ = digits
+    taught = build_model(replace(model.description, trained_by="dividemix"))
+    taught.load_state_dict(model.state_dict())
+    run = cpu_run()
+    find_label_issues(taught, images, detector="gmm", run=run)
+    assert any("--detector gmm-probe also finds" in notice for notice in run.notices)
+    assert suitable_settings("fspmu", taught).gamma == 5.0

@@ -14,7 +14,8 @@ from fspmu.data.images import Images
 from fspmu.data.label_noise import NoiseOptions, NoisySource, inject
 from fspmu.data.sources import DATA_DIR, NAMES, DataOptions, Source, load_source
 from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, save_model, save_tensors
-from fspmu.engine.inference import predict
+from fspmu.engine.inference import evaluate, predict
+from fspmu.engine.public_weights import lay_into, read_weights
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.drawing import check_picture, draw, write_predictions
@@ -24,7 +25,7 @@ from fspmu.models import MODELS, WIDTHS
 from fspmu.models.classifier import Classifier, Description
 from fspmu.preprocessing import AUGMENTATIONS
 from fspmu.pretraining import METHODS, Pretraining
-from fspmu.pretraining.trained import Situation, Trained
+from fspmu.pretraining.trained import SampleHistory, Situation, Trained
 from fspmu.results.record import check_schema, make_record
 from fspmu.results.store import config_hash, read_json
 
@@ -118,6 +119,7 @@ def pretrain(options: Pretrain) -> Outcome:
         "method": options.method,
         "settings": asdict(settings),
         "seed": seed,
+        **({"weights": _fingerprint(options)} if options.weights else {}),
         **picture_config(options.picture),
         **precision_config(options.compute),
     }
@@ -132,7 +134,11 @@ def pretrain(options: Pretrain) -> Outcome:
         if run.processes.main:
             _save_labels(folder.path, prepared, with_truth=bool(noise))
         with run.timed("pretraining"):
-            trained = method.pretrain(train.to(run.device), lambda generator: build_model(description, generator), settings, run)
+            trained = (
+                _taken(options, description, run, len(train))
+                if options.weights
+                else method.pretrain(train.to(run.device), lambda generator: build_model(description, generator), settings, run)
+            )
         seen = predict(trained.models[0], train.to(run.device), run) if options.picture.tsne else None
         if run.processes.main:
             _save_trained(folder.path, trained, options.method)
@@ -151,6 +157,22 @@ def pretrain(options: Pretrain) -> Outcome:
             machine=run.machine,
         )
         return finish(folder, record, run)
+
+
+def _fingerprint(options: Pretrain) -> str:
+    assert options.weights is not None
+    if not options.weights.is_file():
+        raise InputError(f"{options.weights} does not exist; give a file of weights with --weights")
+    return hashlib.sha256(options.weights.read_bytes() + str(options.weights_key).encode()).hexdigest()[:16]
+
+
+def _taken(options: Pretrain, description: Description, run: Run, samples: int) -> Trained:
+    """Return the network that somebody else trained; nobody knows the history of its samples."""
+    assert options.weights is not None
+    model = lay_into(build_model(description), read_weights(options.weights, options.weights_key), options.weights)
+    model = run.place(model).eval()
+    run.log(0, test_accuracy=evaluate(model, run))
+    return Trained((model,), SampleHistory(samples, run))
 
 
 def _save_trained(folder: Path, trained: Trained, method: str) -> None:
