@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fspmu.pretraining import cross_entropy, dividemix
+from fspmu.pretraining import cross_entropy, dividemix, longremix, promix
 from fspmu.pretraining.trained import Situation, Trained
 
 
@@ -25,5 +25,11 @@ METHODS = {
     "ce": Pretraining(cross_entropy.pretrain, cross_entropy.Settings(), "original", "cross-entropy on the given labels"),
     "dividemix": Pretraining(
         dividemix.pretrain, dividemix.Settings(), "nll", "two networks that tell each other which labels to trust, and guess the rest", dividemix.suited_to
+    ),
+    "longremix": Pretraining(
+        longremix.pretrain, longremix.Settings(), "nll", "DivideMix twice: the second holds to labels that the first trusted for long", longremix.suited_to
+    ),
+    "promix": Pretraining(
+        promix.pretrain, promix.Settings(), "nll", "two networks that learn from the labels they trust alone, more of them as they go on", promix.suited_to
     ),
 }
