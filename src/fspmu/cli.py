@@ -23,6 +23,8 @@ COMMANDS: dict[str, str] = {
     "unlearn": "make it forget them, and recover on the rest",
     "evaluate": "measure a trained or repaired network",
     "predict": "predict the classes of images",
+    "grid": "make the runs of a whole table, on this machine or on a Ray cluster",
+    "table": "print a table from the records of its runs",
     "methods": "list data sets, models, methods, detectors, and what extras add",
 }
 
@@ -193,6 +195,27 @@ def _predict(flags: list[str]) -> None:
     emit(
         {"predictions": rows, "path": None if path is None else str(path)}, options.compute.json, [prediction_table(rows)], [f"written: {path}"] if path else []
     )
+
+
+def _grid(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import RunGrid
+
+    options = parse("grid", RunGrid, flags)
+    from fspmu.experiments.grid_launch import run_grid
+
+    result, lines = run_grid(options)
+    emit(result, options.json, lines=lines)
+    if result["failed"]:
+        sys.exit(1)
+
+
+def _table(flags: list[str]) -> None:
+    from fspmu.experiments.experiment import ShowTable
+
+    options = parse("table", ShowTable, flags)
+    from fspmu.experiments.tabulating import tabulate
+
+    emit({}, False, lines=[tabulate(options)])
 
 
 def _methods(flags: list[str]) -> None:

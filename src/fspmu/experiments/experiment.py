@@ -79,6 +79,12 @@ class Pretrain:
     """none, crop, crop-flip: the random view of training. None: what suits the data set."""
     data: DataOptions = field(default_factory=DataOptions)
     noise: NoiseOptions = field(default_factory=NoiseOptions)
+    assumed_rate: float = 0.4
+    """Share of wrong labels for which methods choose settings that depend on it, where no sym or asym noise was injected."""
+    weights: Path | None = None
+    """Take the trained network from this file, safetensors or as the public repositories of --method write it, instead of training one."""
+    weights_key: str | None = None
+    """Which of several networks in --weights, such as state_dict2."""
     settings: Any = None
     picture: Tsne = field(default_factory=Tsne)
     compute: Compute = field(default_factory=Compute)
@@ -151,3 +157,51 @@ class Demo:
     noise_rate: float = 0.4
     """Share of noise slots, a fraction."""
     compute: Compute = field(default_factory=lambda: Compute(precision="fp32"))
+
+
+@dataclass(frozen=True)
+class RunGrid:
+    """Make the runs of a table: pretrainings, and the repairs that stand on them. The same command goes on where it was stopped."""
+
+    name: Positional[str]
+    """table-known, table-gmm, table-known-small, table-gmm-small."""
+    where: str = "local"
+    """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
+    seeds: int | None = None
+    """Seeds 0 to so many less one. None: 3, and 1 for the small tables."""
+    dry_run: bool = False
+    """Print what would run, what is done, and what that costs about; write nothing."""
+    out: Path = Path("runs/grid")
+    """Folder for the run folders; with Ray on several machines one that all of them see."""
+    data_dir: Path | None = None
+    """Folder that holds cifar10/ and cifar100/. None: the environment variable FSPMU_DATA_DIR."""
+    only: str | None = None
+    """Words, all of which a run's title has, such as 'cifar10 asym 40'; what it stands on comes with it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps. auto: a GPU if there is one."""
+    precision: str = "auto"
+    """auto, fp32, bf16; one for all runs below a folder. auto: bf16 where the device computes it natively, else fp32."""
+    gpu_share: float = 0.25
+    """Share of a GPU that Ray gives each run."""
+    retries: int = 2
+    """How often a run that crashed is started again; it goes on from its last whole epoch."""
+    json: bool = False
+    """Print one JSON object on standard output and nothing else there."""
+
+
+@dataclass(frozen=True)
+class ShowTable:
+    """Print a table from the records of its runs: mean and spread over seeds, and the published figures below ours."""
+
+    name: Positional[str]
+    """table-known, table-gmm, table-known-small, table-gmm-small."""
+    out: Path = Path("runs/grid")
+    """Folder of the run folders that `fspmu grid` wrote."""
+    records: tuple[Path, ...] = ()
+    """Files that --save wrote, read instead of the run folders."""
+    format: str = "markdown"
+    """markdown, csv (a line for each cell, in percent) or latex."""
+    best: bool = False
+    """Show the best epochs too, below the last ones; they are picked on test data."""
+    save: Path | None = None
+    """File to write the records of the table to, small enough to be committed."""

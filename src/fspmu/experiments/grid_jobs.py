@@ -1,0 +1,196 @@
+"""The runs of a grid as data: what each asks for, the folder that its hash names, its options as JSON, and about what it costs."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fspmu.detection import DETECTORS
+from fspmu.errors import InputError, choose
+from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
+from fspmu.pretraining import METHODS as PRETRAINING
+from fspmu.pretraining.trained import Situation
+from fspmu.report.result_table import Cell
+from fspmu.results.store import config_hash
+from fspmu.unlearning import METHODS as UNLEARNING
+
+Json = dict[str, Any]
+
+LATER = Path()
+"""Stands in the options of a repair for the folder of its pretraining, which a grid knows by its hash."""
+
+SIZES = {"digits": (1438, 359, 10), "cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100)}
+"""Training images, test images and classes: for estimates alone."""
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """A run of a grid but for its seed and place: its options, the cell of the table it fills, and the pretraining it stands on."""
+
+    options: Pretrain | Unlearn
+    cell: Cell
+    stands_on: "GridRun | None" = None
+
+    @property
+    def title(self) -> str:
+        """What tells it from the others of its grid, in words: data, noise, methods, detector."""
+        if self.stands_on is not None and isinstance(self.options, Unlearn):
+            return f"{self.stands_on.title} {self.options.method} {self.options.detector}"
+        assert isinstance(self.options, Pretrain)
+        limit, noise = self.options.data.limit, self.options.noise
+        words = [self.options.dataset, f"n{limit}" if limit else "", noise.noise_mode, f"{100 * noise.noise_rate:g}", self.options.method]
+        return " ".join(word for word in words if word)
+
+    @cached_property
+    def stem(self) -> str:
+        """The name of its folder but for the seed: the title, and a hash of what it asks for and stands on, places and machine left out."""
+        identity = {name: value for name, value in asked(self.options).items() if name not in ("compute", "run")}
+        command = type(self.options).__name__.lower()
+        content = {"command": command, "asked": identity, "stands_on": self.stands_on and self.stands_on.stem.rpartition("-")[2]}
+        return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.title)}-{config_hash(content)}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with its seed, its folder and its whole options."""
+
+    run: GridRun
+    seed: int
+    folder: Path
+    options: Pretrain | Unlearn
+
+    @property
+    def title(self) -> str:
+        """The run in words, its seed included."""
+        return f"{self.run.title} seed {self.seed}"
+
+    @property
+    def needs(self) -> Path | None:
+        """The folder of the pretraining that it stands on."""
+        return self.options.run if isinstance(self.options, Unlearn) else None
+
+    @property
+    def state(self) -> str:
+        """done, unfinished or new."""
+        return "done" if (self.folder / "done").exists() else "unfinished" if (self.folder / "config.json").exists() else "new"
+
+    @property
+    def log(self) -> Path:
+        """The file of what its processes say."""
+        return self.folder.parent / "logs" / f"{self.folder.name}.log"
+
+    @property
+    def payload(self) -> Json:
+        """The options as JSON, for `rebuild`."""
+        return {"command": type(self.options).__name__.lower(), "asked": asked(self.options)}
+
+
+def jobs_of(runs: Iterable[GridRun], seeds: Sequence[int], compute: Compute, out: Path, data_dir: Path | None) -> list[Job]:
+    """Return every run with every seed below `out`, a pretraining before what stands on it, one seed after the other."""
+    jobs: dict[Path, Job] = {}
+    for seed in seeds:
+        for run in runs:
+            folder = out / f"{run.stem}-s{seed}"
+            place = replace(compute, seed=seed, out=folder, resume=True)
+            if isinstance(run.options, Pretrain):
+                options: Pretrain | Unlearn = replace(run.options, compute=place, data=replace(run.options.data, data_dir=data_dir))
+            else:
+                assert run.stands_on is not None
+                options = replace(run.options, compute=place, data_dir=data_dir, run=out / f"{run.stands_on.stem}-s{seed}")
+            job = Job(run, seed, folder, options)
+            assert job.needs is None or job.needs in jobs, f"{job.title} stands on a pretraining that its grid lacks"
+            jobs.setdefault(folder, job)
+    return list(jobs.values())
+
+
+def chosen(jobs: Sequence[Job], text: str | None) -> list[Job]:
+    """Return the jobs whose title has all words of `text`, and the pretrainings that they stand on.
+
+    Raises InputError when there is none.
+    """
+    words = (text or "").lower().split()
+    wanted = [job for job in jobs if set(words) <= set(job.title.lower().split())]
+    if not wanted:
+        known = dict.fromkeys(word for job in jobs for word in job.title.split())
+        raise InputError(f"no run has all the words of --only {text!r}; the words are {', '.join(known)}")
+    folders = {job.folder for job in wanted} | {job.needs for job in wanted}
+    return [job for job in jobs if job.folder in folders]
+
+
+def asked(options: Any) -> Json:
+    """Return the fields of a dataclass that differ from its own defaults, nested, as JSON knows them: a new field does not rename old runs."""
+    found: Json = {}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if is_dataclass(value):
+            if (inner := asked(value)) or default is None:
+                found[field.name] = inner
+        elif value != default:
+            found[field.name] = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def rebuild(payload: Json) -> Pretrain | Unlearn:
+    """Return the options that `payload` was made of."""
+    given = payload["asked"]
+    kind: type[Pretrain | Unlearn] = {"pretrain": Pretrain, "unlearn": Unlearn}[payload["command"]]
+    family: dict[str, Any] = dict(PRETRAINING if kind is Pretrain else UNLEARNING)
+    method = choose(family, given.get("method", kind.method), "method")
+    detector = choose(DETECTORS, given.get("detector", Unlearn.detector), "detector")
+    options = _build(kind, given, settings=type(method.settings), detector_settings=type(detector.settings))
+    assert isinstance(options, Pretrain | Unlearn)
+    return options
+
+
+def _build(kind: type, given: Json, **kinds: type) -> Any:
+    values = {}
+    for field in fields(kind):
+        if field.name not in given:
+            continue
+        value = given[field.name]
+        if isinstance(value, dict):
+            inner = kinds[field.name] if field.default_factory is MISSING else type(field.default_factory())
+            values[field.name] = _build(inner, value)
+        else:
+            values[field.name] = Path(value) if "Path" in str(field.type) else tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def estimate(job: Job) -> tuple[int, int] | None:
+    """Return about how many samples go forward and backward through networks, tests included; None for data of unknown size."""
+    start = job.run.stands_on.options if job.run.stands_on else job.options
+    if not isinstance(start, Pretrain) or start.dataset not in SIZES:
+        return None
+    train, test, classes = SIZES[start.dataset]
+    train, test = min(train, start.data.limit or train), min(test, start.data.test_limit or test)
+    mode, rate = start.noise.noise_mode, start.noise.noise_rate
+    wrong = round(train * rate * (1 - 1 / classes if mode == "sym" else 0.5 if mode == "asym" and start.dataset == "cifar10" else 1))
+    if isinstance(job.options, Unlearn):
+        settings = job.options.settings or UNLEARNING[job.options.method].settings
+        forgetting, kept = getattr(settings, "forget_epochs", 0) * wrong, train - wrong
+        probe = (10 if classes <= 20 else 30) * train if "probe" in job.options.detector else 0
+        forward = 2 * forgetting + (settings.epochs + 1) * kept + (settings.epochs + 2) * test + 2 * train
+        return probe + forward, probe + forgetting + settings.epochs * kept
+    method = PRETRAINING[start.method]
+    settings = method.suited_to(start.settings or method.settings, Situation(classes, mode, rate))
+    if start.method == "ce":
+        return settings.epochs * (train + test), settings.epochs * train
+    return _two_networks(start.method, settings, train, test, train - wrong)
+
+
+def _two_networks(method: str, settings: Any, train: int, test: int, clean: int) -> tuple[int, int]:
+    """Return the passes of a method with two networks, as if it came to trust the `clean` labels and no others."""
+    trainings = [(settings.epochs, (20 * clean, 8 * clean))]  # two networks, ten forwards and four backwards for each labelled sample
+    if method == "promix":
+        trainings = [(settings.epochs, (4 * (train + clean), 4 * (train + clean)))]
+    elif method == "longremix":
+        trainings = [(settings.search_epochs, (20 * clean, 8 * clean)), (settings.epochs, (20 * train, 8 * train))]
+    forward = backward = 0
+    for epochs, (ahead, back) in trainings:
+        main = epochs - settings.warm_up
+        forward += epochs * 2 * test + settings.warm_up * 3 * train + main * (2 * train + ahead)
+        backward += settings.warm_up * 2 * train + main * back
+    return forward, backward

@@ -1,0 +1,90 @@
+"""The records behind a table in one small file that can be committed: JSON lines, what many of them share written once."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fspmu.errors import InputError
+from fspmu.report.result_table import Layout, Result
+from fspmu.results.record import SCHEMA, check_schema
+from fspmu.results.store import config_hash, write_text
+
+Json = dict[str, Any]
+
+LARGEST = 300_000
+"""Bytes that a file of records may have."""
+
+_OWN = ("seed", "run", "noise")
+"""Parts of a config that differ from run to run; the rest is shared by many."""
+
+
+def save_results(path: Path, layout: Layout, results: Iterable[Result]) -> None:
+    """Write what the table needs, and what another run would need to compare with it.
+
+    The first line holds what lines share, by name: `config` but for seed, run and noise, `machine`, `versions`. Shares are fractions; `quality` is that of
+    the detection; times in seconds. Raises InputError when the file would be too large to be committed.
+    """
+    shared: dict[str, Json] = {}
+
+    def share(part: Any) -> str | None:
+        if not part:
+            return None
+        shared.setdefault(name := config_hash(part)[:8], part)
+        return name
+
+    lines = []
+    for result in sorted(results, key=lambda result: (result.cell, result.seed)):
+        record, config = result.record, result.record["config"]
+        line: Json = {"cell": result.cell, "seed": result.seed, "config": share({key: value for key, value in config.items() if key not in _OWN})}
+        line |= {key: config[key] for key in ("run", "noise") if key in config}
+        line |= {"test_accuracy": _rounded(record["test_accuracy"], 6), "quality": _rounded((record["detection"] or {}).get("quality"), 4)}
+        line |= {"seconds": _rounded(record["seconds"], 1), "machine": share(record["machine"]), "versions": share(record["versions"])}
+        lines.append({key: value for key, value in line.items() if value is not None})
+    head = {"schema": SCHEMA, "table": layout.name, "shared": shared}
+    text = "".join(f"{json.dumps(line, sort_keys=True, separators=(',', ':'))}\n" for line in (head, *lines))
+    if len(text.encode()) > LARGEST:
+        raise InputError(f"{path} would have {len(text.encode()):,} bytes, but a committed file of records has at most {LARGEST:,}; save fewer seeds")
+    write_text(path, text)
+
+
+def load_results(paths: Sequence[Path], layout: Layout) -> list[Result]:
+    """Return what `save_results` wrote of the table into files; files of other tables are passed over.
+
+    Raises InputError when a file is no such file.
+    """
+    results = []
+    for path in paths:
+        try:
+            head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            check_schema(head, path)
+            if head["table"] == layout.name:
+                results += [Result(_cell(line), int(line["seed"]), _record(line, head["shared"])) for line in lines]
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{path} holds no records of a table ({type(error).__name__}: {error}); write them by `fspmu table NAME --save FILE`") from None
+    return results
+
+
+def _cell(line: Json) -> tuple[str, str, str]:
+    data, row, column = line["cell"]
+    return data, row, column
+
+
+def _record(line: Json, shared: Json) -> Json:
+    config = shared[line["config"]] | {key: line[key] for key in _OWN if key in line}
+    return {
+        "config": config,
+        "test_accuracy": line.get("test_accuracy"),
+        "detection": {"quality": line["quality"]} if "quality" in line else None,
+        "seconds": line["seconds"],
+        "machine": shared.get(line.get("machine", "")),
+        "versions": shared.get(line.get("versions", "")),
+    }
+
+
+def _rounded(figures: Json | None, digits: int) -> Json | None:
+    return figures and {name: round(value, digits) if isinstance(value, float) else value for name, value in figures.items()}
