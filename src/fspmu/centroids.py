@@ -26,7 +26,7 @@ def class_centroids(features: Tensor, probabilities: Tensor) -> Tensor:
     """
     if features.ndim != 2 or probabilities.ndim != 2 or len(features) != len(probabilities):
         raise ValueError(f"features (N, D) and probabilities (N, K) needed, not {tuple(features.shape)} and {tuple(probabilities.shape)}")
-    batches = zip(features.split(_ROWS), probabilities.split(_ROWS), strict=True)
+    batches = zip(torch.split(features, _ROWS), torch.split(probabilities, _ROWS), strict=True)
     return unit_centroids(torch.stack([centroid_sums(f, p) for f, p in batches]).sum(dim=0)).to(features.dtype)
 
 

@@ -80,6 +80,6 @@ class Images:
         """Return 16 hexadecimal digits of the content: pixels, labels, class names and ids, not where they lay."""
         digest = hashlib.sha256(repr((tuple(self.pixels.shape), self.class_names, list(self.ids))).encode())
         digest.update(self.given_labels.cpu().numpy().tobytes())
-        for some in self.pixels.split(4096):  # all at once would need their memory again
+        for some in torch.split(self.pixels, 4096):  # all at once would need their memory again
             digest.update(some.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
