@@ -37,8 +37,8 @@ EXPECTED = (InputError, NonFiniteLoss, LostProcess, KeyboardInterrupt, OSError)
 
 def launched() -> tuple[int, int]:
     """Return the number of this process, from 0, and how many torchrun or `accelerate launch` started; (0, 1) without a launcher."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ.get("RANK", "0")), count) if count > 1 else (0, 1)
+    count, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK", "")
+    return (int(rank), int(count)) if rank.isdecimal() and count.isdecimal() and int(count) > 1 else (0, 1)
 
 
 def leave_after(error: BaseException) -> NoReturn:
@@ -50,6 +50,8 @@ def leave_after(error: BaseException) -> NoReturn:
     else:
         code, text = (2, f"error: {error}") if isinstance(error, InputError) else (1, f"stopped: {error}")
     rank, count = launched()
+    if rank > 0 and isinstance(error, NonFiniteLoss):
+        sys.exit(code)  # all processes know it at the same step, and the main one says it
     speaker = "fspmu" if rank == 0 else f"fspmu (process {rank + 1} of {count})"
     print(f"{speaker}: {text}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -20,7 +20,7 @@ from fspmu.data.split import Split
 from fspmu.detection import DETECTORS
 from fspmu.detection.cuts import SplitSettings, forget_memorised, split_at
 from fspmu.detection.evidence import Detector, Evidence
-from fspmu.detection.label_issues import label_issues, opinions_of
+from fspmu.detection.label_issues import Opinions, join_opinions, label_issues, opinions_of
 from fspmu.detection.quality import detection_quality
 from fspmu.engine.inference import Predictions, accuracy_of, evaluate, predict
 from fspmu.engine.run import Run
@@ -94,9 +94,15 @@ def find_label_issues(
             split = forget_memorised(split, early, cut)
             score = 1 - split.clean_probability
     quality = None if truth is None else detection_quality(score, split, evidence.given_labels, truth)
-    issues = label_issues(images, split, opinions_of(predictions.logits.softmax(1), images.given_labels))
+    issues = label_issues(images, split, _opinions(predictions.logits, images.given_labels))
     report = {"detector": detector, "settings": asdict(settings), "quality": quality, **split.counts, "issues": int(issues["is_label_issue"].sum())}
     return Detection(score, split, predictions, issues, report | {"passes": run.passes["detection"]})
+
+
+def _opinions(logits: Tensor, given_labels: Tensor) -> Opinions:
+    """Return the opinions behind logits (N, K), without the probabilities of all samples at once."""
+    batches = zip(torch.split(logits, 65_536), torch.split(given_labels.cpu(), 65_536), strict=True)
+    return join_opinions((opinions_of(z.softmax(1), labels) for z, labels in batches), len(logits))
 
 
 def _judge(detector: Detector, evidence: Evidence, settings: Any, *generators: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
@@ -186,7 +192,7 @@ def repair(
         model,
         found,
         after,
-        label_issues(images, split, opinions_of(after.logits.softmax(1), images.given_labels)),
+        label_issues(images, split, _opinions(after.logits, images.given_labels)),
         report | {"passes": run.passes["unlearning"]},
         {"before": before, "last": last, "best": best},
     )

@@ -82,10 +82,11 @@ def work(run: Run) -> dict[str, torch.Tensor]:
         found |= {f"{method} {name}": value for name, value in repaired.state_dict().items()}
     found["passes"] = torch.tensor([count for stage in sorted(run.passes) for count in run.passes[stage].values()])
 
-    norm = nn.BatchNorm1d(2)
-    norm.running_mean += run.processes.rank
-    run.processes.average_statistics(norm)
-    found["statistics"] = norm.running_mean - (run.processes.count - 1) / 2  # the mean of the ranks, so zeros
+    norm, rank, count = nn.BatchNorm1d(2), run.processes.rank, run.processes.count
+    norm.running_mean += rank
+    run.processes.average_statistics(norm, rows=1 + 2 * rank)
+    weighed = sum(number * (1 + 2 * number) for number in range(count)) / sum(1 + 2 * number for number in range(count))
+    found["statistics"] = norm.running_mean - weighed
     loss = F.cross_entropy(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
     assert run.processes.from_main(lambda: (run.processes.rank, float(loss))) == (0, float(loss))
     return found

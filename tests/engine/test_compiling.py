@@ -60,7 +60,7 @@ def test_only_full_batches_are_compiled(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", watched)
     run, *_ = trained(True)
-    assert seen == [(True, 64)] * 8 + [(True, 100)] * 2 + [(False, 256)], "259 images: the short last batches of 3 and 59 run as they are"
+    assert seen == [(True, 64)] * 7 + [(True, 100)], "259 images: the short last batches of 3 and 59 run as they are, and so does the first of each size"
     assert run.notices == []
 
 
@@ -80,6 +80,55 @@ def test_memory_is_no_failure_of_the_compiler(monkeypatch):
     run, *_, logits = trained(True)
     assert any("in parts" in notice for notice in run.notices) and not any("--compile" in notice for notice in run.notices)
     assert torch.isfinite(logits).all() and attempts[0] == 64
+
+
+class Unreturnable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise TypeError("no kernel for the way back")
+
+
+def test_a_compiler_that_fails_on_the_way_back_costs_one_line_too(monkeypatch):
+    def compile(model, **options):
+        def call(images):
+            output = model(images)
+            return Unreturnable.apply(output.logits), output.features
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile)
+    run, model, losses, logits = trained(True)
+    _, _, plain_losses, plain_logits = trained(False)
+    assert run.notices == ["--compile does not work here (TypeError: no kernel for the way back); going on without it"]
+    assert losses == pytest.approx(plain_losses, rel=0.02), "the repeated forward moves the running statistics once more, and nothing else"
+    assert torch.isfinite(logits).all() and plain_logits.shape == logits.shape
+
+
+def test_an_error_of_the_method_is_not_blamed_on_the_compiler_for_long(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    images = several.make_images(torch.Generator().manual_seed(0))
+    run = Run(compile=True, stage="training")
+    model = run.place(smallcnn(4, width=8, channels=3))
+
+    def broken(model, batch):
+        return model(batch.images).logits.sum() + torch.zeros(2) @ torch.zeros(3), {}
+
+    with pytest.raises(RuntimeError, match="size"):
+        train_epoch(model, run.batches(images, None, 64, "train", 1), broken, sgd(model, 0.05), run)
+
+
+def test_compiled_networks_are_let_go_with_the_stage(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    run = Run(compile=True)
+    with run.timed("training"):
+        with run.timed("evaluation"):
+            run.forward(smallcnn(4, width=8, channels=3))
+        assert len(run._compiled) == 1
+    assert not run._compiled
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -18,10 +19,10 @@ from hypothesis import strategies as st
 from fspmu.data.batches import Batch, Batches, bounds_of, join
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.engine.checkpoint import load_tensors
-from fspmu.engine.device import choose_device
+from fspmu.engine.inference import predict
 from fspmu.engine.processes import Processes
 from fspmu.engine.run import Run
-from fspmu.errors import InputError
+from fspmu.errors import InputError, launched
 from fspmu.experiments.experiment import Compute, Detect, Pretrain
 from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import detect
@@ -199,29 +200,34 @@ def test_alone_nothing_is_exchanged():
             alone.complete(rows, torch.tensor(own))
 
 
-def test_plain_python_and_a_launcher_for_one_are_one_process():
-    launched = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes",
-            "1",
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "-m",
-            "fspmu",
-            "--version",
-        ],
-        env=ALONE,
-        capture_output=True,
-        text=True,
-        timeout=120,
+def test_a_launcher_for_one_is_one_process(tmp_path):
+    lines = (
+        "import torch",
+        "from fspmu.engine.run import Run",
+        "run = Run.create(device='cpu')",
+        "print(run.processes.count, torch.distributed.is_initialized())",
     )
-    assert launched.returncode == 0 and launched.stdout.startswith("fspmu "), launched.stderr
-    assert choose_device("cpu").type == "cpu"
+    (tmp_path / "one.py").write_text("\n".join(lines))
+    flags = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, str(tmp_path / "one.py")]
+    done = subprocess.run(command, env=ALONE, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["1", "False"], done.stderr
+
+
+def test_what_a_scheduler_leaves_in_the_environment(monkeypatch):
+    for rank, size in (("0", "auto"), ("", "4"), ("0", "1"), ("x", "2")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", size)
+        assert launched() == (0, 1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launched() == (1, 2)
+    monkeypatch.setattr("accelerate.PartialState", lambda **options: types.SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu")))
+    with pytest.raises(InputError, match="WORLD_SIZE says 2 processes, but they could not be joined; start them by torchrun"):
+        Run.create(device="cpu")
+
+
+def test_the_published_statistics_pass_keeps_its_batches_apart():
+    images = several.make_images(torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="normalises each batch by itself; leave --sync-bn out"):
+        predict(several.without_norms(torch.Generator()), images, Run(sync_bn=True), reference=True)

@@ -212,7 +212,7 @@ def test_another_error_is_not_taken_for_memory():
 class Tight(Run):
     """A run whose forward runs out of memory above 20 images."""
 
-    def forward(self, model):
+    def forward(self, model, **options):
         whole = super().forward(model)
 
         def call(images):
@@ -251,7 +251,7 @@ def test_predicting_leaves_the_model_as_it_was(training, reference):
 
 def test_a_pass_that_fails_restores_the_mode():
     class Broken(Run):
-        def forward(self, model):
+        def forward(self, model, **options):
             def call(images):
                 raise RuntimeError("broken")
 

@@ -56,10 +56,30 @@ def test_a_tracker_that_is_not_there_is_named_before_anything_is_written(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_tracker_that_fails_on_the_way_costs_a_notice(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    from accelerate import Accelerator
+
+    def lose(*arguments, **options):
+        print("a tracker that talks")
+        raise ValueError("the server is gone")
+
+    monkeypatch.setattr(Accelerator, "log", lose)
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.finish", lose)
+    trained = pretrain(options(tmp_path / "run", track="tensorboard"))
+    assert trained.record["warnings"][-1] == "--track tensorboard lost figures (ValueError: the server is gone); they are all in metrics.jsonl"
+    assert len(read_lines(trained.folder / "metrics.jsonl")) == 2 and (trained.folder / "done").exists()
+    assert not (trained.folder / ".lock").exists()
+    assert "a tracker that talks" not in capsys.readouterr().out
+
+
 def test_a_tracker_that_cannot_start_leaves_nothing(tmp_path, monkeypatch):
     from accelerate import Accelerator
 
-    def refuse(*arguments, **options):
+    def refuse(accelerator, *arguments, **options):
+        place = tmp_path / "run" / "tracking"
+        place.mkdir()
+        (place / "half").write_text("")
         raise OSError("no account")
 
     monkeypatch.setattr(Accelerator, "init_trackers", refuse)

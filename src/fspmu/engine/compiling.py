@@ -1,4 +1,4 @@
-"""torch.compile around a network, where it works; one line of notice where it does not."""
+"""torch.compile around a network, where it works."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,38 +11,39 @@ from fspmu.models.classifier import Classifier, Output
 
 
 class Compiled:
-    """A network compiled for the sizes of the first batches of its passes, so that the short last ones do not compile it again."""
+    """A network that is compiled for batch sizes which come twice in a row: the short last batch of a pass does not compile it again.
 
-    def __init__(self, model: Classifier, device: torch.device, notice: Callable[[str], None]) -> None:
-        self._model, self._notice = model, notice
+    `failed` is told why when it cannot be compiled; the network itself does the work then, and from there on.
+    """
+
+    def __init__(self, model: Classifier, device: torch.device, failed: Callable[[Exception], None]) -> None:
+        self._model, self._failed = model, failed
         mode = "reduce-overhead" if device.type == "cuda" else None  # CUDA graphs
-        self._network: Callable[[Tensor], Any] = torch.compile(model, dynamic=False, mode=mode)
+        self._network: Callable[[Tensor], Any] | None = torch.compile(model, dynamic=False, mode=mode)
         self._sizes: set[int] = set()
-        self._first = True
-        self._failed = False
+        self._last = -1
 
-    def for_a_pass(self) -> "Compiled":
-        """Return the same network, ready to take the size of the next batch for that of a whole pass."""
-        self._first = True
-        return self
+    @property
+    def used(self) -> bool:
+        """Whether anything went through the compiled form, and may again."""
+        return self._network is not None and bool(self._sizes)
+
+    def give_up(self) -> None:
+        """Do without the compiler from now on."""
+        self._network = None
 
     def __call__(self, images: Tensor) -> Output:
         """Return what the network says of `images` (B, C, H, W), compiled where it can be."""
-        if self._first:
+        if len(images) == self._last:
             self._sizes.add(len(images))
-            self._first = False
-        if self._failed or len(images) not in self._sizes:
-            return self._plain(images)
-        try:
-            return Output(*self._network(images))
-        except Exception as error:  # whatever a compiler may raise: without it everything still works
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                raise
-            self._failed = True
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._notice(f"--compile does not work here ({type(error).__name__}: {reason[:120]}); going on without it")
-            return self._plain(images)
-
-    def _plain(self, images: Tensor) -> Output:
+        self._last = len(images)
+        if self._network is not None and len(images) in self._sizes:
+            try:
+                return Output(*self._network(images))
+            except Exception as error:  # whatever a compiler may raise: without it everything still works
+                if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                    raise
+                self.give_up()
+                self._failed(error)
         output: Output = self._model(images)
         return output

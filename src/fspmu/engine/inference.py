@@ -13,6 +13,7 @@ from fspmu.data.images import Images
 from fspmu.data.split import indices_of
 from fspmu.engine.device import is_out_of_memory
 from fspmu.engine.run import Forward, Run
+from fspmu.errors import InputError
 from fspmu.models.classifier import Classifier, Output
 
 REFERENCE_BATCH = 128
@@ -83,10 +84,12 @@ def _batches(images: Images, run: Run, chosen: Tensor | None, reference: bool) -
 def _outputs(model: Classifier, batches: Batches, run: Run, batch_statistics: bool) -> Iterator[tuple[Output, Batch]]:
     """Yield what `model` says of each batch, beside the batch."""
     if batch_statistics:
+        if run.sync_bn:
+            raise InputError("the published statistics pass normalises each batch by itself; leave --sync-bn out")
         model = copy.deepcopy(model)
     was_training = model.training
     model.train(batch_statistics)
-    forward, parts = run.forward(model), 1
+    forward, parts = run.forward(model, compile=not batch_statistics), 1
     try:
         for batch in run.bar(batches, "predicting"):
             run.begin_step()

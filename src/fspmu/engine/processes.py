@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fspmu.engine.device import choose_device
+from fspmu.engine.device import choose_device, is_out_of_memory
 from fspmu.errors import InputError, LostProcess, launched
 
 Value = TypeVar("Value")
 
+_ROWS = 65_536
+"""Rows that a process sends at a time."""
 PATIENCE = timedelta(hours=1)
 """How long processes wait for one that downloads or draws, before they take it for lost."""
 
@@ -79,21 +81,19 @@ class Processes:
 
         Raises RuntimeError unless every place was filled exactly once.
         """
-        places = self._of_all(own, len(rows))
+        self.check_complete(own, len(rows))
         if self.count > 1:
-            rows[places] = self._rows_of_all(rows[own.to(rows.device)])
+            own = own.to(rows.device)
+            for start in range(0, max(self.gather(len(own))), _ROWS):  # not all at once: they would need their memory again, and the device's
+                some = own[start : start + _ROWS]
+                rows[self._rows_of_all(some)] = self._rows_of_all(rows[some])
         return rows
 
     def check_complete(self, own: Tensor, total: int) -> None:
         """Raise RuntimeError unless the places `own` (M,) of all processes are 0 to `total` - 1, each once."""
-        self._of_all(own, total)
-
-    def _of_all(self, own: Tensor, total: int) -> Tensor:
-        places = self._rows_of_all(own)
-        times = torch.bincount(places, minlength=total)
+        times = torch.bincount(self._rows_of_all(own), minlength=total)
         if len(times) != total or not bool((times == 1).all()):
             raise RuntimeError(f"{int((times != 1).sum())} of {total} samples were not counted exactly once by {self.count} processes")
-        return places
 
     def _rows_of_all(self, rows: Tensor) -> Tensor:
         """Return the rows (M, ...) of all processes, in their order; M may differ from one to another."""
@@ -117,14 +117,14 @@ class Processes:
         for parameter, gradient, piece in zip(parameters, own, torch.split(flat, [gradient.numel() for gradient in own]), strict=True):
             parameter.grad = gradient.copy_(piece.view_as(gradient))
 
-    def average_statistics(self, model: nn.Module) -> None:
-        """Give every process the mean of all running statistics of batch norm."""
+    def average_statistics(self, model: nn.Module, rows: int) -> None:
+        """Give every process the mean of all running statistics of batch norm, weighted by the `rows` that moved them in each."""
         if self.count == 1:
             return
         norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         own = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var) if statistic is not None]
-        if own:
-            flat = self.sum(torch.cat(own)) / self.count
+        if own and (total := sum(self.gather(rows))):
+            flat = self.sum(torch.cat(own) * (rows / total))
             for statistic, piece in zip(own, torch.split(flat, [len(statistic) for statistic in own]), strict=True):
                 statistic.copy_(piece)
 
@@ -141,6 +141,8 @@ def _together(operation: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return operation(*arguments)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise LostProcess(f"another process of this job ended, and its own message says why, or is out of reach ({str(error).splitlines()[0]})") from error
 
 
@@ -161,6 +163,8 @@ def join(device: str) -> tuple[Processes, torch.device]:
     from accelerate import PartialState
 
     state = PartialState(cpu=place.type == "cpu", timeout=PATIENCE)
+    if state.num_processes != count:
+        raise InputError(f"WORLD_SIZE says {count} processes, but they could not be joined; start them by torchrun or accelerate launch")
     return Processes(state.process_index, state.num_processes, state.device), state.device
 
 

@@ -123,6 +123,8 @@ class Run:
             elapsed = time.perf_counter() - started
             self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed - (self._within - within)
             self.stage, self._within = outer, within + elapsed
+            if not outer:
+                self._compiled.clear()  # with the memory that their graphs keep
 
     def place(self, model: Classifier) -> Classifier:
         """Return `model` on the device, in the memory layout that convolutions are fastest in, and with the batch norm that was asked for."""
@@ -130,17 +132,16 @@ class Run:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return model.to(device=self.device, memory_format=memory_format_for(model, self.device))  # type: ignore[call-overload, no-any-return]
 
-    def forward(self, model: Classifier) -> Forward:
-        """Return `model`, for one pass, as a function in the run's precision whose outputs are float32, counting samples."""
+    def forward(self, model: Classifier, *, compile: bool = True) -> Forward:
+        """Return `model` as a function in the run's precision whose outputs are float32, counting samples; compiled where the run compiles."""
         dtype, layout = DTYPES[self.precision], memory_format_for(model, self.device)
         network: Callable[[Tensor], Output] = model
-        if self.compile:
-            if model not in self._compiled:
-                self._compiled[model] = Compiled(model, self.device, self.notice)
-            network = self._compiled[model].for_a_pass()
+        if self.compile and compile:
+            network = self._compiled.setdefault(model, Compiled(model, self.device, self._not_compiled))
 
         def call(images: Tensor) -> Output:
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            short = dtype != torch.float32 and len(images) > 0  # synchronised norms send no rows in fp32, as they send statistics
+            with torch.autocast(self.device.type, dtype, enabled=short):
                 output = network(images.contiguous(memory_format=layout))
             self._uncounted[0] += len(images)
             self._uncounted[1] += len(images) * torch.is_grad_enabled()
@@ -148,17 +149,35 @@ class Run:
 
         return call
 
+    def _not_compiled(self, error: Exception) -> None:
+        """Say that a compiled network failed; where the processes' norms wait for each other, no pass can be repeated: raise."""
+        if self.sync_bn and self.processes.count > 1:
+            raise InputError(f"--compile does not work here ({type(error).__name__}); leave it out") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self.notice(f"--compile does not work here ({type(error).__name__}: {reason[:120]}); going on without it")
+
+    def stop_compiling(self, error: Exception) -> bool:
+        """Go on without compiled networks after `error` in a backward pass; return whether there were any, so that the step is worth another try."""
+        working = [network for network in self._compiled.values() if network.used]
+        for network in working:
+            network.give_up()
+        if working:
+            self._not_compiled(error)
+        return bool(working)
+
     def begin_step(self) -> None:
         """Say that nobody looks any more at what networks returned before: CUDA graphs write to the same memory again."""
         if self.compile and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def count_passes(self) -> None:
-        """Add what went through networks since the last time to the stage; all processes call it, at the end of each pass."""
+        """Add what went through networks since the last time to the stage, and learn what others noticed; all processes call it after each pass."""
         counts = self.passes.setdefault(self.stage, {"forward": 0, "backward": 0})
-        for forward, backward in self.processes.gather(self._uncounted):
+        for (forward, backward), notices in self.processes.gather((self._uncounted, self.notices)):
             counts["forward"] += forward
             counts["backward"] += backward
+            for text in notices:  # of a process that cannot show them
+                self.notice(text)
         self._uncounted = [0, 0]
 
     def batches(self, images: Images, chosen: Tensor | None, size: int, purpose: str, epoch: int) -> Batches:

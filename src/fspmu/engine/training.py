@@ -42,19 +42,20 @@ def train_epoch(
     """Take one optimiser step for each batch; return the means of what `loss` reports, under its own names and `label`.
 
     clip bounds each gradient entry by its absolute value. With several processes each has a share of every batch's rows: gradients are summed over them,
-    weighted by the rows, so that a step is that of the whole batch; the running statistics of batch norm are averaged when the epoch ends.
+    weighted by the rows, so that a step is that of the whole batch; the running statistics of batch norm are averaged by the same weights when the epoch ends.
     Raises NonFiniteLoss when a loss is NaN or infinite.
     """
     model.train()
     forward = run.forward(model)
     totals: dict[str, Tensor] = {}
     first_bad = torch.full((), torch.iinfo(torch.int64).max, device=run.device)
-    steps = parts = 0
+    steps = parts = rows = 0
     for batch in run.bar(batches, label):
         lone = batch.total == 1  # one sample has no batch statistics: its norms use the running ones
         if lone:
             _norms_to(model, training=False)
         parts, value, values = _step(forward, batch, loss, optimizer, run, parts or 1)
+        rows += len(batch)
         run.processes.sum_gradients(model)
         if lone:
             _norms_to(model, training=True)
@@ -70,7 +71,7 @@ def train_epoch(
     _refuse_non_finite(first_bad, run)
     run.count_passes()
     if not run.sync_bn:
-        run.processes.average_statistics(model)
+        run.processes.average_statistics(model, rows)
     shares = run.processes.gather({name: float(total) for name, total in totals.items()})
     return {name: sum(share.get(name, 0.0) for share in shares) / steps for name in {name: None for share in shares for name in share}}
 
@@ -100,8 +101,11 @@ def _step(forward: Forward, batch: Batch, loss: Loss, optimizer: torch.optim.Opt
                 total = total + value.detach() * share
                 reported = {name: reported.get(name, torch.zeros_like(total)) + number.detach() * share for name, number in values.items()}
             return parts, total, reported
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or len(batch) < 4 * parts or run.sync_bn:
+        except Exception as error:
+            full = isinstance(error, RuntimeError) and is_out_of_memory(error)
+            if not full and run.stop_compiling(error):
+                continue  # the backward pass of a compiled network comes here; the same batch again, without
+            if not full or len(batch) < 4 * parts or run.sync_bn:
                 raise
         parts *= 2
         if run.device.type == "cuda":

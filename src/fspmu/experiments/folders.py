@@ -50,11 +50,11 @@ def folder_for(out: Path, config: Json, compute: Compute, run: Run) -> Iterator[
         folder.abandon()
         raise
     finally:
-        if tracker is not None:
-            tracker.finish()
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
         folder.close()
+        if tracker is not None:
+            tracker.finish()
 
 
 def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
