@@ -6,21 +6,25 @@ loss          L_x + lambda(t) L_u + L_reg on mixed rows (mixmatch.py)
 Source: Li et al., DivideMix: Learning with Noisy Labels as Semi-supervised Learning, ICLR 2020; docs/method.md, "DivideMix".
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from fspmu.data.batches import Batch
 from fspmu.data.images import Images
 from fspmu.engine.inference import predict
-from fspmu.engine.run import Forward, Run
-from fspmu.engine.training import Loss, set_lr, sgd, step_decay, train_epoch
-from fspmu.pretraining.mixmatch import ViewBatches, mixmatch_pass
-from fspmu.pretraining.trained import NewModel, SampleHistory, Situation, Trained
-from fspmu.pretraining.two_networks import Losses, check_alone, clean_probability, numbered, order_of, test_figures, training_mask
+from fspmu.engine.run import Run
+from fspmu.engine.training import step_decay
+from fspmu.pretraining.trained import NewModel, Situation, Trained
+from fspmu.pretraining.two_networks import (
+    Pair,
+    check_alone,
+    clean_probabilities,
+    filled,
+    mixing_epoch,
+    order_of,
+    rules_for,
+    test_figures,
+    training_mask,
+    warm_up_pass,
+)
 
 
 @dataclass(frozen=True)
@@ -67,25 +71,8 @@ class Settings:
 
 def suited_to(settings: Settings, situation: Situation) -> Settings:
     """Return `settings` with every None replaced by the published value for the noise, or by our rule where none was published."""
-    many, extreme = situation.num_classes > 20, situation.noise_rate >= 0.9
-    rule: dict[str, Any] = {
-        "warm_up": 30 if many else 10,
-        "tau": 0.6 if extreme else 0.5,
-        "lambda_u": unlabelled_weight(situation),
-        "penalty": float(situation.noise_mode == "asym"),
-        "loss_epochs": 5 if extreme else 1,
-    }
-    return replace(settings, **{name: value for name, value in rule.items() if getattr(settings, name) is None})
-
-
-def unlabelled_weight(situation: Situation) -> float:
-    """Return lambda_u: published for 20, 50, 80 and 90% symmetric noise and for 40% asymmetric noise on 10 classes; our rule between these."""
-    many, rate = situation.num_classes > 20, situation.noise_rate
-    if situation.noise_mode == "asym":
-        return 150.0 if many else 0.0
-    if many:
-        return 25.0 if rate <= 0.4 else 150.0
-    return 0.0 if rate <= 0.4 else 25.0 if rate < 0.9 else 50.0
+    suited: Settings = filled(settings, rules_for(situation) | {"tau": 0.6 if situation.noise_rate >= 0.9 else 0.5})
+    return suited
 
 
 def pretrain(images: Images, new_model: NewModel, settings: Settings, run: Run) -> Trained:
@@ -94,41 +81,18 @@ def pretrain(images: Images, new_model: NewModel, settings: Settings, run: Run) 
     Raises InputError when several processes share the run.
     """
     check_alone(run, "dividemix")
-    assert settings.warm_up is not None and settings.loss_epochs is not None and settings.penalty is not None and settings.tau is not None
+    assert settings.warm_up is not None and settings.loss_epochs is not None and settings.tau is not None
     trained_on = training_mask(images, settings.keep, settings.held_out, run)
-    nets = [run.place(new_model(run.generator("weights", number))) for number in (1, 2)]
-    optimizers = [sgd(net, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay) for net in nets]
-    losses, history = [Losses(settings.loss_epochs) for _ in nets], SampleHistory(len(images), run)
-    warm_up_loss = cautious_cross_entropy(settings.penalty)
-    for epoch in run.epochs(settings.epochs, history=history, **numbered(net=nets, optimizer=optimizers, losses=losses)):
-        for optimizer in optimizers:
-            set_lr(optimizer, settings.lr * step_decay(epoch, (settings.lr_step,)))
-        figures: dict[str, float] = {}
+    pair = Pair.fresh(new_model, len(images), settings.loss_epochs, run, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    for epoch in run.epochs(settings.epochs, **pair.state):
+        pair.set_lr(settings.lr * step_decay(epoch, (settings.lr_step,)))
         if epoch <= settings.warm_up:
-            for k, net in enumerate(nets):
-                batches = run.batches(images, trained_on, settings.warm_up_batch, f"warm-up {k + 1}", epoch)
-                figures |= train_epoch(net, batches, warm_up_loss, optimizers[k], run, label=f"net{k + 1}")
-            logits = [predict(nets[0], images, run).logits]
+            figures = warm_up_pass(pair, images, trained_on, settings, epoch, run)
+            logits = predict(pair.nets[0], images, run).logits
         else:
-            logits = [predict(net, images, run).logits for net in nets]  # both before either is trained
-            clean = [clean_probability(logits[k], images, trained_on, losses[k], run, epoch, k + 1) for k in (0, 1)]
-            for k in (0, 1):
-                labelled = trained_on & (clean[1 - k] > settings.tau)
-                views = ViewBatches(images, labelled, trained_on & ~labelled, settings, run, f"net{k + 1}", epoch)
-                figures |= mixmatch_pass(nets[k], nets[1 - k], optimizers[k], views, clean[1 - k], settings, epoch, run, f"net{k + 1}")
-        history.record(torch.arange(len(images), device=run.device), logits[0].to(run.device), images.given_labels)
-        history.end_epoch()
-        run.log(epoch, **figures, **test_figures(nets, run))
-    models, kept = order_of(nets, images, trained_on, settings.keep, run)
-    return Trained(models, history, kept)
-
-
-def cautious_cross_entropy(penalty: float) -> Loss:
-    """Return cross-entropy plus `penalty` times the mean of sum_c p_c log p_c: under asymmetric noise networks become sure too soon."""
-
-    def loss(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        log_p = F.log_softmax(model(batch.images).logits, dim=1)
-        value = F.nll_loss(log_p, batch.given_labels)
-        return value + penalty * (log_p.exp() * log_p).sum(dim=1).mean() if penalty else value, {}
-
-    return loss
+            clean, logits = clean_probabilities(pair, images, trained_on, epoch, run)
+            figures = mixing_epoch(pair, images, trained_on, [w > settings.tau for w in clean], clean, settings, epoch, run)
+        pair.record(logits, images)
+        run.log(epoch, **figures, **test_figures(pair.nets, run))
+    models, kept = order_of(pair.nets, images, trained_on, settings.keep, run)
+    return Trained(models, pair.history, kept)

@@ -1,4 +1,4 @@
-"""What DivideMix and LongReMix do in a training pass: guess labels, sharpen them, mix, and fit the mixtures.
+"""What DivideMix and LongReMix do in a training pass: draw views, guess labels, sharpen them, mix, and step.
 
 Source: docs/method.md, "DivideMix".
 """
@@ -19,7 +19,8 @@ from fspmu.data.images import Images
 from fspmu.data.split import indices_of
 from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import train_epoch
-from fspmu.models.classifier import Classifier, frozen
+from fspmu.errors import InputError
+from fspmu.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,25 @@ class Views(Batch):
     progress: float = 0.0
 
     def parts(self, count: int) -> list[Batch]:
-        """Return the batch whole: its rows are mixed with each other."""
+        """Return the batch whole: its rows are mixed with each other, and its batch norm sees them all.
+
+        Raises InputError when more parts are wanted, because the memory did not hold it.
+        """
+        if count > 1:
+            raise InputError(f"the device's memory does not hold a step of {len(self)} labelled samples, and this method cannot cut it; lower --batch-size")
         return [self]
 
 
 class Mixing(Protocol):
     """The settings of a pass; see `dividemix.Settings`."""
+
+    @property
+    def warm_up_batch(self) -> int:
+        """Samples per step of warm-up."""
+
+    @property
+    def penalty(self) -> float | None:
+        """Weight of the confidence penalty during warm-up."""
 
     @property
     def batch_size(self) -> int:
@@ -76,8 +90,8 @@ class Mixing(Protocol):
 class ViewBatches:
     """Batches of labelled samples beside as many unlabelled ones, each in two views: one pass over the labelled, or `steps` batches.
 
-    labelled, unlabelled (N,) bool. Either kind starts over, in a new order, when it runs out; without unlabelled samples only the labelled are mixed,
-    and with fewer than two labelled ones there is no batch.
+    labelled, unlabelled (N,) bool. Either kind starts over, in a new order, when it runs out. One sample alone has no batch statistics: with fewer than
+    two unlabelled samples only the labelled are mixed, and with fewer than two labelled ones there is no batch.
     """
 
     def __init__(self, images: Images, labelled: Tensor, unlabelled: Tensor, settings: Mixing, run: Run, *purpose: object, steps: int | None = None) -> None:
@@ -88,6 +102,8 @@ class ViewBatches:
         self._steps = len(Batches(images, self._labelled, self._size)) if steps is None else steps
         if len(self._labelled) < 2:
             self._steps = 0
+        if len(self._unlabelled) < 2:
+            self._unlabelled = self._unlabelled[:0]
 
     def __len__(self) -> int:
         return self._steps
@@ -100,14 +116,13 @@ class ViewBatches:
     def __iter__(self) -> Iterator[Views]:
         draws = self._run.generator(*self._purpose, "mix")
         beta = np.random.default_rng(int(torch.randint(0, 2**62, (), generator=draws))).beta(self._mixup, self._mixup, self._steps)
+        keys = torch.rand(self._steps, 4 * (self._size + 1), generator=draws).to(self._images.pixels.device)  # sorted they are an order of any number of rows
+        labelled = self._pairs(self._labelled, "labelled")
         unlabelled = self._pairs(self._unlabelled, "unlabelled") if len(self._unlabelled) else itertools.repeat(None)
-        for step, ((place, first, second), other) in enumerate(zip(self._pairs(self._labelled, "labelled"), unlabelled, strict=False)):
-            if step == self._steps:
-                return
+        for step, (place, first, second), other in zip(range(self._steps), labelled, unlabelled, strict=False):  # the range ends first: no batch in vain
             pair = None if other is None else (other[1].images, other[2].images)
             rows = 2 * len(first) + (0 if pair is None else 2 * len(pair[0]))
-            order = torch.randperm(rows, generator=draws).to(first.images.device, non_blocking=True)
-            lam = float(max(beta[step], 1 - beta[step]))
+            lam, order = float(max(beta[step], 1 - beta[step])), keys[step, :rows].argsort(stable=True)
             yield Views(first.images, first.given_labels, first.index, None, None, second.images, pair, lam, order, place / self._repetition)
 
     def _pairs(self, indices: Tensor, kind: str) -> Iterator[tuple[int, Batch, Batch]]:
@@ -121,7 +136,7 @@ class ViewBatches:
 
 def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
     """Return p^(1/T) / sum p^(1/T) over the classes, (B, K)."""
-    powers = probabilities ** (1 / temperature)
+    powers = (probabilities / probabilities.amax(dim=1, keepdim=True)) ** (1 / temperature)  # the largest is 1: at no temperature do all vanish
     return powers / powers.sum(dim=1, keepdim=True)
 
 
@@ -168,7 +183,7 @@ def mixmatch_pass(
     The network makes its targets in training mode, as published: each of the four passes moves its running statistics, in the order u1, u2, x1, x2,
     before the mixed one does.
     """
-    judge, clean = run.forward(frozen(peer)), clean.to(run.device)
+    judge, clean = run.forward(peer.eval()), clean.to(run.device)
 
     def loss(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(batch, Views)
@@ -186,8 +201,8 @@ def mixmatch_pass(
         wanted = batch.lam * wanted + (1 - batch.lam) * wanted[batch.order]
         return mixmatch_loss(model(mixed).logits, wanted, 2 * len(batch), unlabelled_weight(settings, epoch, batch.progress), settings.regulariser), {}
 
+    share = {f"{label}_labelled": batches.labelled / len(clean)}
     if not len(batches):
-        run.notice(f"no label to trust for {label} in epoch {epoch}: it was not trained in it")
-        return {f"{label}_labelled": 0.0}
-    share = batches.labelled / len(clean)
-    return {f"{label}_labelled": share} | train_epoch(net, batches, loss, optimizer, run, label=label)
+        run.notice(f"{label} was not trained in epochs in which fewer than two labels were trusted: {label}_labelled in metrics.jsonl tells in which")
+        return share
+    return share | train_epoch(net, batches, loss, optimizer, run, label=label)
