@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import time
 
 import pytest
 import torch
@@ -66,7 +68,7 @@ class Stopped(Exception):
 
 def train(folder, epochs, stop_at=None, seed=3):
     """Train as a method does; `stop_at` = (epoch, step) ends the process there. Return the run, the model and the history."""
-    run, images = Run(seed=seed, folder=folder), make_images()
+    run, images = Run(seed=seed, folder=folder, saving=math.inf), make_images()
     model, history = new_model(run), SampleHistory(len(images), run)
     optimizer, steps = sgd(model, 0.05), []
 
@@ -113,6 +115,35 @@ def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, stop_at):
     assert run.notices == ["said in epoch 2"]
     assert run.passes["pretraining"] == expected_run.passes["pretraining"] == {"forward": 200, "backward": 200}
     assert run.seconds["pretraining"] > 0
+
+
+def test_states_are_saved_as_long_as_that_costs_little(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("fspmu.engine.run.save_state", lambda path, state, extra: (saved.append(extra["epoch"]), time.sleep(0.02)))
+    for share in (math.inf, 1e-6):
+        run = Run(folder=RunFolder(tmp_path), saving=share)
+        with run.timed("training"):
+            for _ in run.epochs(5):
+                pass
+        assert saved == ([1, 2, 3, 4, 5] if share == math.inf else [1, 5])
+        saved.clear()
+
+
+def test_seconds_of_a_stopped_run_are_counted_once(tmp_path):
+    def stages(stop):
+        run = Run(folder=RunFolder(tmp_path), saving=math.inf)
+        for stage in ("search", "training"):
+            with run.timed(stage):
+                for epoch in run.epochs(2):
+                    time.sleep(0.05)
+                    if stop == (stage, epoch):
+                        raise Stopped
+        return run.seconds
+
+    with pytest.raises(Stopped):
+        stages(("training", 2))
+    seconds = stages(None)
+    assert 0.1 <= seconds["search"] < 0.19 and 0.1 <= seconds["training"] < 0.19
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path):

@@ -1,5 +1,6 @@
 """What every pretraining method promises, and the history of margins it keeps."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -74,7 +75,7 @@ def test_it_learns(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stopped_run_goes_on_where_it_was(name, tmp_path):
-    whole = pretrain(name, run=Run(folder=RunFolder(tmp_path / "whole")))
+    whole = pretrain(name, run=Run(folder=RunFolder(tmp_path / "whole"), saving=math.inf))
 
     class Stopping(Run):
         def log(self, epoch, **values):
@@ -83,7 +84,7 @@ def test_a_stopped_run_goes_on_where_it_was(name, tmp_path):
             super().log(epoch, **values)
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(name, run=Stopping(folder=RunFolder(tmp_path / "cut")))
+        pretrain(name, run=Stopping(folder=RunFolder(tmp_path / "cut"), saving=math.inf))
     again = pretrain(name, run=Run(folder=RunFolder(tmp_path / "cut")))
     assert same(whole.models[0], again.models[0]) and torch.equal(whole.history.margins, again.history.margins)
     assert (tmp_path / "cut" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()

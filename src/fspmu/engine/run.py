@@ -61,6 +61,8 @@ class Run:
     compile: bool = False
     """Whether networks go through torch.compile, with CUDA graphs on a GPU."""
     tracker: Tracker | None = field(default=None, repr=False)
+    saving: float = 0.1
+    """Share of the time that saving states may take; the first and the last epoch of a stage are saved whatever it takes."""
     stage: str = ""
     notices: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -68,6 +70,8 @@ class Run:
     """Per stage: how many samples went forward and backward through a network, over all processes."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """What was logged, an epoch each, as in `metrics.jsonl`."""
+    _loaded: dict[str, float] = field(default_factory=dict, repr=False)
+    """Seconds that a stopped run had spent, as in the state read last."""
     _within: float = 0.0
     """Seconds of the stages that ended within the present one."""
     _compiled: dict[Classifier, Compiled] = field(default_factory=dict, repr=False)
@@ -194,8 +198,8 @@ class Run:
     def epochs(self, total: int, **state: Stateful) -> Iterator[int]:
         """Yield the epochs 1 to `total`, and save `state` between them, so that a run stopped at any moment goes on from its last saved epoch.
 
-        The first and the last epoch are saved, and the others as long as that takes no more than a tenth of the time: short epochs are sooner run again
-        than saved. The number of processes may be another one when a run goes on.
+        The first and the last epoch are saved, and the others as long as that takes no more than the share `saving` of the time: short epochs are sooner
+        run again than saved. The number of processes may be another one when a run goes on.
         """
         path = None if self.folder is None else self.folder.state / f"{self.stage}.safetensors"
         done, spent, started, within = 0, 0.0, time.perf_counter(), self._within
@@ -204,7 +208,9 @@ class Run:
             saved = load_state(content, state)
             done, spent = saved["epoch"], saved["seconds"][self.stage]
             self.passes |= saved["passes"]
-            self.seconds = {stage: self.seconds.get(stage, 0.0) + seconds for stage, seconds in (self.seconds | saved["seconds"]).items()}
+            before, self._loaded = self._loaded, saved["seconds"]  # a later stage's state repeats what an earlier one's said
+            stages = self.seconds | self._loaded
+            self.seconds = {stage: self.seconds.get(stage, 0.0) - before.get(stage, 0.0) + self._loaded.get(stage, 0.0) for stage in stages}
             for text in saved["notices"]:
                 self.notice(text)
         if self.folder is not None:
@@ -215,7 +221,7 @@ class Run:
         with tqdm(total=total, initial=done, desc=self.stage, disable=not self.progress, file=sys.stderr, unit="epoch", mininterval=pause) as bar:
             for epoch in range(done + 1, total + 1):
                 yield epoch
-                if path is not None and (epoch == total or time.perf_counter() - saved_at >= 10 * cost):
+                if path is not None and (epoch == total or time.perf_counter() - saved_at >= cost / self.saving):
                     saved_at = time.perf_counter()
                     own = spent + time.perf_counter() - started - (self._within - within)
                     known = {"seconds": self.seconds | {self.stage: own}, "passes": self.passes, "notices": self.notices}
