@@ -2,7 +2,7 @@
 
 The operations compute what Pillow's do, to the level: nearest sampling, black where the image ends, rounding and all.
 The crop and the mirror of a weak view come after them: `augment.apply_views`.
-Source: Cubuk et al., RandAugment, 2020, and DeVries and Taylor, Cutout, 2017, with the values of docs/method.md, "ProMix".
+Source: Cubuk et al., RandAugment, 2020, and DeVries and Taylor, Cutout, 2017, with the values of docs/nll_methods.md, "ProMix".
 """
 
 from collections.abc import Callable

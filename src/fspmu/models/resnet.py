@@ -1,6 +1,6 @@
 """ResNet18 in its CIFAR form, with activations after the convolutions: 11,173,962 parameters at width 64 and 10 classes.
 
-Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; the network that ProMix trains (docs/method.md, "ProMix").
+Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; the network that ProMix trains (docs/nll_methods.md, "ProMix").
 """
 
 import torch.nn.functional as F

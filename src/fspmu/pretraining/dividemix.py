@@ -3,7 +3,7 @@
 main epoch    w_k = P(clean) from a mixture over the losses of net k; each net then trains one MixMatch pass in which the samples with w > tau of
               its PEER are labelled, and all others unlabelled
 loss          L_x + lambda(t) L_u + L_reg on mixed rows (mixmatch.py)
-Source: Li et al., DivideMix: Learning with Noisy Labels as Semi-supervised Learning, ICLR 2020; docs/method.md, "DivideMix".
+Source: Li et al., DivideMix: Learning with Noisy Labels as Semi-supervised Learning, ICLR 2020; docs/nll_methods.md, "DivideMix".
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ search       DivideMix at a constant learning rate, in which a network is labell
              HC = the largest such set of net1 among the last 150 epochs
 training     DivideMix from the same fresh networks, with w = 1 on HC for both, and in every pass as many steps as all samples fill
 Source: Cordeiro et al., LongReMix: Robust Learning with High Confidence Samples in a Noisy Label Environment, Pattern Recognition 133, 2023;
-docs/method.md, "LongReMix".
+docs/nll_methods.md, "LongReMix".
 """
 
 import copy

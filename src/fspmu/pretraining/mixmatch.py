@@ -1,6 +1,6 @@
 """What DivideMix and LongReMix do in a training pass: draw views, guess labels, sharpen them, mix, and step.
 
-Source: docs/method.md, "DivideMix".
+Source: docs/nll_methods.md, "DivideMix".
 """
 
 import itertools

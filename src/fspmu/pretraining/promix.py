@@ -4,7 +4,7 @@ trusted       D_k = the rho N / K samples of smallest loss of each given class, 
               training also samples on whose label both networks agree with confidence
 loss          for each network: CE on D_k in a weak and a strong view and under MixUp and FMix, for its head and for a pseudo head, which early in
               training learns guessed labels of the others too; all logits shifted by the class frequencies of what was trusted so far
-Source: Wang et al., ProMix: Combating Label Noise via Maximizing Clean Sample Utility, IJCAI 2023; docs/method.md, "ProMix".
+Source: Wang et al., ProMix: Combating Label Noise via Maximizing Clean Sample Utility, IJCAI 2023; docs/nll_methods.md, "ProMix".
 """
 
 import math

@@ -1,6 +1,6 @@
 """The terms of ProMix's loss: pure functions of logits, but for the passes that mixed rows go through.
 
-Formulas: docs/method.md, "ProMix".
+Formulas: docs/nll_methods.md, "ProMix".
 """
 
 from collections.abc import Sequence

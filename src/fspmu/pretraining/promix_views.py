@@ -1,6 +1,6 @@
 """What ProMix looks at in a step: each sample in a weak and in a strong view, and how trusted samples are mixed, by MixUp and by FMix.
 
-Source: Harris et al., FMix: Enhancing Mixed Sample Data Augmentation, 2020, for the masks; docs/method.md, "ProMix".
+Source: Harris et al., FMix: Enhancing Mixed Sample Data Augmentation, 2020, for the masks; docs/nll_methods.md, "ProMix".
 """
 
 from collections.abc import Iterator
