@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from fspmu import losses
+from fspmu.data.sources import DataOptions
 from fspmu.detection import loss_mixture
 from fspmu.engine.inference import predict
+from fspmu.engine.run import Run
+from fspmu.experiments.experiment import Pretrain
+from fspmu.results.store import read_lines
 from fspmu.unlearning.feature_preserving import statistics_moved_twice
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -110,7 +115,9 @@ def test_three_rounds_are_measured_whatever_the_time(run, bench):
     assert len(run.paired_rounds(bench, sides, ["evaluation"], 5, late + 60)["evaluation"]) == 5
 
 
-def test_quick_json_is_one_object(run, capfd):
+def test_quick_json_is_one_object(run, capfd, monkeypatch):
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *size, **kind: randn(*(min(side, 256) for side in size), **kind))  # a matrix product that takes no second
     run.main(["--quick", "--json", *TINY])
     result = json.loads(capfd.readouterr().out)
     assert list(result) == ["retain_pass", "forget_pass", "pretrain_epoch", "machine"]
@@ -135,10 +142,11 @@ def gpu(run, script, monkeypatch):
 
 
 def gpu_lines(gpu, out, *arguments):
-    """Run gpu.py on the CPU; return its lines but the first, which is about the machine."""
+    """Run gpu.py on the CPU; return the lines of this call but the first, which is about the machine."""
     tiny = ["--device", "cpu", "--precision", "fp32", "--width", "8", "--images", "32", "--epochs", "1", "--compile", "no", "--out", str(out)]
+    earlier = len(read_lines(out / "results.jsonl"))
     assert gpu.main([*tiny, *arguments]) == 0
-    first, *lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    first, *lines = read_lines(out / "results.jsonl")[earlier:]
     assert first["part"] == "machine"
     return lines
 
@@ -150,9 +158,56 @@ def test_the_gpu_benchmark_writes_each_measurement(gpu, tmp_path):
 
 
 def test_the_gpu_benchmark_says_what_did_not_fit(gpu, tmp_path):
-    lines = gpu_lines(gpu, tmp_path, "--minutes", "0")
-    assert {line["part"] for line in lines} == {"pretraining", "pipeline", "table", "concurrent"}
-    assert all("skipped" in line for line in lines)
+    lines = gpu_lines(gpu, tmp_path, "--minutes", "0.9", "--compile", "both", "--only", "pipeline")
+    assert "s are left, it takes 60 s at least" in lines[0]["skipped"]
+    lines = gpu_lines(gpu, tmp_path, "--minutes", "0", "--compile", "both", "--batches", "128")
+    order = [("pretraining", False), ("pipeline", None), ("pretraining", True), ("table", False), ("table", True), *[("concurrent", None)] * 3]
+    assert [(line["part"], line.get("compile")) for line in lines] == order and all("skipped" in line for line in lines)
+
+
+def test_the_gpu_pipeline_goes_on_in_the_next_call(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "Pretrain", lambda **asked: Pretrain(**asked | {"dataset": "digits", "data": DataOptions(limit=20, test_limit=10)}))
+    log, trained = Run.log, []
+
+    def stop_once(run, epoch, **values):
+        log(run, epoch, **values)
+        trained.extend([epoch] * (run.stage == "pretraining"))
+        if trained == [1, 2]:
+            raise gpu.TimeUp
+
+    monkeypatch.setattr(Run, "log", stop_once)
+    asked = ["--only", "pipeline", "--pipeline-epochs", "3"]
+    (stopped,) = gpu_lines(gpu, tmp_path, *asked)
+    nothing = {"done": False, "epochs": {}}
+    assert stopped["reached"] == {"original": {"done": False, "epochs": {"pretraining": 2}}, "known": nothing, "gmm": nothing}
+    lines = gpu_lines(gpu, tmp_path, *asked)
+    assert [line["model"] for line in lines] == ["original", "fspmu, known", "fspmu, gmm"] and trained == [1, 2, 2, 3]
+    assert all(run["done"] for run in gpu.reached(tmp_path / "runs")["reached"].values())
+
+
+class Thread(threading.Thread):
+    """What `subprocess.Popen` would do, in this process."""
+
+    def __init__(self, gpu, command):
+        super().__init__(target=lambda: setattr(self, "code", gpu.main(command[2:])))
+        self.start()
+
+    def wait(self):
+        self.join()
+        return self.code
+
+    def kill(self):
+        pass
+
+
+def test_processes_of_the_gpu_benchmark_train_at_the_same_time(gpu, tmp_path, monkeypatch):
+    late = iter([0.0, 0.3])
+    create = gpu.Together.create
+    monkeypatch.setattr(gpu.Together, "create", lambda **sizes: time.sleep(next(late)) or create(**sizes))
+    monkeypatch.setattr(gpu.subprocess, "Popen", lambda command, stdout: Thread(gpu, command))
+    (line,) = gpu_lines(gpu, tmp_path, "--only", "concurrent", "--processes", "2", "--seconds", "0.2")
+    assert line["share_of_time_together"] > 0 and line["seconds"] >= 0.2 and len(line["peak_memory_bytes"]) == 2
+    assert 0 < line["images_per_s"] <= sum(line["images_per_s_each"])
 
 
 def test_the_gpu_benchmark_goes_on_after_a_failure_and_stops_in_time(gpu, tmp_path):
@@ -166,8 +221,8 @@ def test_the_gpu_benchmark_goes_on_after_a_failure_and_stops_in_time(gpu, tmp_pa
         time.sleep(60)
         yield {"found": 2}
 
-    call.attempt(gpu.Part({"part": "broken"}, lambda: 0.1, broken))
-    call.attempt(gpu.Part({"part": "endless"}, lambda: 0.1, endless))
+    call.attempt(gpu.Part({"part": "broken"}, broken, 0.1))
+    call.attempt(gpu.Part({"part": "endless"}, endless, 0.1, lambda: {"reached": 7}))
     assert [line.get("found") for line in call.lines] == [1, None, None] and call.failed
-    assert call.lines[1]["error"] == "ValueError: no compiler" and "time was up" in call.lines[2]["stopped"]
+    assert call.lines[1]["error"] == "ValueError: no compiler" and call.lines[2]["stopped"] and call.lines[2]["reached"] == 7
     assert gpu.read_lines(tmp_path / "results.jsonl") == call.lines

@@ -130,7 +130,7 @@ def test_nothing_to_forget(name):
 class Tight(Run):
     """A run whose forward runs out of memory above 16 images."""
 
-    def forward(self, model):
+    def forward(self, model, **options):
         whole = super().forward(model)
 
         def call(images):
