@@ -26,6 +26,8 @@ DETECTOR = "gmm"
 NLL_DETECTOR = "gmm-probe"
 """What predicts it for NLL models."""
 
+SMALL_DATA = DataOptions(limit=5000, test_limit=4000)
+"""Two thirds of the passes would go into testing on all 10,000 images after each epoch."""
 SMALL_EPOCHS = {"dividemix": (10, 25)}
 """Warm-up and all epochs of a method in the small tables: 15 main epochs."""
 SMALL_CE = cross_entropy.Settings(epochs=50, lr_step=25)
@@ -65,14 +67,14 @@ def small(forget_set: str) -> Grid:
     runs = []
     columns = ("sym 20", "sym 50", "sym 80", "asym 40")
     for column in columns:
-        start = Pretrain(dataset="cifar10", model="preactresnet18", width=16, data=DataOptions(limit=5000), noise=noise_of(column), settings=SMALL_CE)
+        start = Pretrain(dataset="cifar10", model="preactresnet18", width=16, data=SMALL_DATA, noise=noise_of(column), settings=SMALL_CE)
         runs += with_repairs(start, column, forget_set)
         for method, (warm_up, epochs) in SMALL_EPOCHS.items():
             settings = replace(PRETRAINING[method].settings, warm_up=warm_up, epochs=epochs)
             runs += with_repairs(replace(start, method=method, settings=settings), column, forget_set)
     notes = (
         f"Small protocol, which nobody has published: the first 5,000 images, PreActResNet18 of width 16, {SMALL_CE.epochs} epochs"
-        f" (DivideMix {SMALL_EPOCHS['dividemix'][1]}, {SMALL_EPOCHS['dividemix'][0]} of them warm-up), all 10,000 test images.",
+        f" (DivideMix {SMALL_EPOCHS['dividemix'][1]}, {SMALL_EPOCHS['dividemix'][0]} of them warm-up), 4,000 test images.",
     )
     layout = Layout(f"table-{forget_set}-small", _ABOUT[forget_set], ("cifar10",), (*CE_ROWS, *nll_rows(SMALL_EPOCHS)), columns, notes)
     return Grid(runs, layout, seeds=1)
