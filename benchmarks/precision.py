@@ -111,6 +111,7 @@ def main() -> None:
         print(f"| {precision} | {' | '.join(cells)} |")
     (asked.out / "records.jsonl").unlink(missing_ok=True)
     for record in records:
+        record["data"]["data_dir"] = None  # where the images lay is nobody's business
         append_line(asked.out / "records.jsonl", record)
 
 
