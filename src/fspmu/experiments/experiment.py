@@ -72,9 +72,9 @@ class Pretrain:
     method: str = "ce"
     """How to train; see `fspmu methods`."""
     model: str | None = None
-    """preactresnet18, allcnn, smallcnn. None: smallcnn for images below 16 pixels, else preactresnet18."""
+    """preactresnet18, resnet18, allcnn, smallcnn. None: smallcnn for images below 16 pixels, else preactresnet18."""
     width: int | None = None
-    """Channels of the first layer; the others grow with it. None: 64, 96, 32 for the three models."""
+    """Channels of the first layer; the others grow with it. None: that of the published network."""
     augment: str | None = None
     """none, crop, crop-flip: the random view of training. None: what suits the data set."""
     data: DataOptions = field(default_factory=DataOptions)

@@ -27,6 +27,7 @@ DATASETS = {
 
 EXTRAS = {
     "tsne": ("openTSNE", "features after unlearning placed into the map of those before, instead of both drawn together"),
+    "ray": ("ray", "fspmu grid --where ray: the runs of a table on several GPUs or machines"),
     "tensorboard": ("tensorboard", "--track tensorboard: the figures of every epoch as event files in the run folder"),
 }
 """What an optional package adds today."""
