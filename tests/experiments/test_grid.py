@@ -228,8 +228,16 @@ def test_bad_input_is_not_tried_again_and_what_stands_on_it_is_not_begun(stub, t
     assert failed["digits n300 sym 40 ce fspmu known seed 0"] == grid_launch.BLOCKED
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT mean Ctrl-C: a shell that starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_grid_stops_its_worker_and_goes_on(number, code, stub, tmp_path, capsys):
+def test_a_stopped_grid_stops_its_worker_and_goes_on(number, code, stub, tmp_path, capsys, ctrl_c):
     (stub / "fault-fspmu-sleep-1").touch()
 
     def stop():
