@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fspmu.data.augment import apply_views, draw_views, normalise
 from fspmu.data.images import Images
+from fspmu.errors import InputError
 
 
 def bounds_of(size: int, count: int) -> list[int]:
@@ -47,6 +49,23 @@ class Batch:
     def rows(self, rows: slice) -> "Batch":
         """Return some of the rows."""
         return Batch(self.images[rows], self.given_labels[rows], self.index[rows], None if self.weight is None else self.weight[rows], self.size)
+
+
+@dataclass(frozen=True)
+class WholeBatch(Batch):
+    """A batch that cannot be cut: its rows are mixed or compared with each other, and its batch norm sees them all."""
+
+    kind: ClassVar[str] = "samples"
+    """What its rows are called."""
+
+    def parts(self, count: int) -> list[Batch]:
+        """Return the batch whole.
+
+        Raises InputError when more parts are wanted, because the memory did not hold it.
+        """
+        if count > 1:
+            raise InputError(f"the device's memory does not hold a step of {len(self)} {self.kind}, and this method cannot cut it; lower --batch-size")
+        return [self]
 
 
 def join(first: Batch, second: Batch, first_weight: float, second_weight: float) -> Batch:

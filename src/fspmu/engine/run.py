@@ -141,7 +141,9 @@ class Run:
         dtype, layout = DTYPES[self.precision], memory_format_for(model, self.device)
         network: Callable[[Tensor], Output] = model
         if self.compile and compile:
-            network = self._compiled.setdefault(model, Compiled(model, self.device, self._not_compiled))
+            if model not in self._compiled:
+                self._compiled[model] = Compiled(model, self.device, self._not_compiled)
+            network = self._compiled[model]
 
         def call(images: Tensor) -> Output:
             short = dtype != torch.float32 and len(images) > 0  # synchronised norms send no rows in fp32, as they send statistics

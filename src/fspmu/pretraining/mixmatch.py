@@ -6,7 +6,7 @@ Source: docs/nll_methods.md, "DivideMix".
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,37 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fspmu.data.batches import Batch, Batches
+from fspmu.data.batches import Batch, Batches, WholeBatch
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
 from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import train_epoch
-from fspmu.errors import InputError
 from fspmu.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
-class Views(Batch):
+class Views(WholeBatch):
     """Labelled samples, as in `Batch`, in two random views, beside unlabelled ones in two; and what mixes them.
 
     `second` (B, C, H, W) is the second view of `images`; `unlabelled` the two views of other samples, or None where there are none.
     `lam` in [0.5, 1] and `order`, a permutation of all rows, say how they are mixed; `progress` counts passes over the labelled ones, a fraction.
     """
 
+    kind: ClassVar[str] = "labelled samples"
     second: Tensor = torch.empty(0)
     unlabelled: tuple[Tensor, Tensor] | None = None
     lam: float = 1.0
     order: Tensor = torch.empty(0, dtype=torch.int64)
     progress: float = 0.0
-
-    def parts(self, count: int) -> list[Batch]:
-        """Return the batch whole: its rows are mixed with each other, and its batch norm sees them all.
-
-        Raises InputError when more parts are wanted, because the memory did not hold it.
-        """
-        if count > 1:
-            raise InputError(f"the device's memory does not hold a step of {len(self)} labelled samples, and this method cannot cut it; lower --batch-size")
-        return [self]
 
 
 class Mixing(Protocol):

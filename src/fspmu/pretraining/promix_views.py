@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from fspmu.data.augment import apply_views, draw_views, normalise
-from fspmu.data.batches import Batch, Batches
+from fspmu.data.batches import Batches, WholeBatch
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
 from fspmu.data.strong_views import apply_strong_views, draw_strong_views
 from fspmu.engine.run import Run
-from fspmu.errors import InputError
 
 
 @dataclass(frozen=True)
-class PairedViews(Batch):
+class PairedViews(WholeBatch):
     """Samples, as in `Batch`, in a weak view; the same in a `strong` one (B, C, H, W); and what mixes those that a network trusts.
 
     The draws stand by network (2), mixing (M: one for each head, or one for both) and kind (MixUp, FMix): `orders` (2, M, 2, B) are permutations of
@@ -32,15 +31,6 @@ class PairedViews(Batch):
     orders: Tensor = torch.empty(0, dtype=torch.int64)
     lams: Tensor = torch.empty(0)
     masks: Tensor = torch.empty(0, dtype=torch.bool)
-
-    def parts(self, count: int) -> list[Batch]:
-        """Return the batch whole: its rows are compared and mixed with each other, and its batch norm sees them all.
-
-        Raises InputError when more parts are wanted, because the memory did not hold it.
-        """
-        if count > 1:
-            raise InputError(f"the device's memory does not hold a step of {len(self)} samples, and this method cannot cut it; lower --batch-size")
-        return [self]
 
 
 class Mixing(Protocol):
