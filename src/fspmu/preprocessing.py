@@ -21,3 +21,26 @@ class Preprocessing:
     """A key of AUGMENTATIONS."""
     padding: int = 0
     """Black pixels added on each side before a random crop."""
+
+
+RESIZES = {
+    "squash": "to the size, whatever the shape",
+    "shortest": "the shorter side to `shortest`, then the middle",
+}
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How image files become pixels of one size: chosen with the model or the data, saved with the model."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    channels: int = 3
+    """1 grey, 3 RGB, 4 RGB and alpha."""
+    resize: str = "squash"
+    """A key of RESIZES."""
+    shortest: int = 0
+    """Pixels to which `shortest` resizes the shorter side; 0: so that the size is just covered."""
+    interpolation: str = "bilinear"
+    """One of INTERPOLATIONS."""
