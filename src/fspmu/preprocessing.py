@@ -24,7 +24,7 @@ class Preprocessing:
 
 
 RESIZES = {
-    "squash": "to the size, whatever the shape",
+    "squash": "to the size, or to a square of `shortest` and then the middle, whatever the shape",
     "shortest": "the shorter side to `shortest`, then the middle",
 }
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -37,10 +37,10 @@ class Geometry:
     size: tuple[int, int]
     """Height and width in pixels."""
     channels: int = 3
-    """1 grey, 3 RGB, 4 RGB and alpha."""
+    """1 grey, 3 RGB, 4 RGB and alpha; any other number for arrays alone, which must have it."""
     resize: str = "squash"
     """A key of RESIZES."""
     shortest: int = 0
-    """Pixels to which `shortest` resizes the shorter side; 0: so that the size is just covered."""
+    """Pixels to which the shorter side is resized, or with `squash` both; 0: so that the size is just covered."""
     interpolation: str = "bilinear"
     """One of INTERPOLATIONS."""

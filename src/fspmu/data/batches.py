@@ -1,5 +1,6 @@
 """The one path from an image set to a training step."""
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fspmu.data.augment import apply_views, draw_views, normalise
+from fspmu.data.augment import Views, apply_views, draw_views, normalise
 from fspmu.data.images import Images
+from fspmu.data.stream import StreamedPixels, read_batches
 from fspmu.errors import InputError
+from fspmu.preprocessing import Preprocessing
 
 
 def bounds_of(size: int, count: int) -> list[int]:
@@ -135,9 +138,15 @@ class Batches:
         source, preprocessing = self._images, self._images.preprocessing
         device = source.pixels.device  # order and views of the whole pass go there at once
         indices, views = self._indices.to(device), None if self._views is None else self._views.to(device)
-        for start, stop, size in self._spans:
-            index = indices[start:stop]
-            pixels = source.pixels[index]
-            if views is not None:
-                pixels = apply_views(pixels, views[slice(start, stop)], preprocessing.padding)
-            yield Batch(normalise(pixels, preprocessing), source.given_labels[index], index, size=size)
+        order = self._indices if isinstance(source.pixels, StreamedPixels) else indices
+        with contextlib.closing(read_batches(source.pixels, [order[start:stop] for start, stop, _ in self._spans])) as read:
+            for start, stop, size in self._spans:
+                index = indices[start:stop]
+                yield Batch(_seen(next(read), views, slice(start, stop), preprocessing), source.given_labels[index], index, size=size)
+
+
+def _seen(pixels: Tensor, views: Views | None, rows: slice, preprocessing: Preprocessing) -> Tensor:
+    """Return `pixels` as a network sees them; the caller keeps none, so that the memory is for those that are read ahead."""
+    if views is not None:
+        pixels = apply_views(pixels, views[rows], preprocessing.padding)
+    return normalise(pixels, preprocessing)

@@ -3,6 +3,7 @@
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -117,7 +118,15 @@ def list_hub(name: str, scratch: Path, image_column: str | None, label_column: s
     A local path is prepared below `scratch`, so that nothing of it stays anywhere else.
     Raises InputError when it cannot be loaded or its columns are not clear.
     """
-    splits = _load(name, scratch)
+    return list_splits(name, _load(name, scratch), image_column, label_column)
+
+
+def list_splits(name: str, splits: Mapping[str, Any], image_column: str | None, label_column: str | None) -> tuple[Listing, Listing | None]:
+    """Return the train part and the test part, if any, of splits of the kind that `datasets` makes; messages call them `name`.
+
+    Raises InputError when there is nothing to train on or the columns are not clear.
+    """
+    splits = {part: split.with_format(None) for part, split in splits.items()}  # whatever its owner wanted to see
     train_name = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
     if train_name is None:
         raise InputError(f"{name} has no split named train; its splits: {some(sorted(splits))}")
@@ -129,7 +138,7 @@ def list_hub(name: str, scratch: Path, image_column: str | None, label_column: s
         if test_name != train_name and test_name in splits:
             if image not in splits[test_name].features or not _labelled(splits[test_name], label):
                 note = f"split {test_name} has rows without a label and was passed over"
-                listing = Listing(listing.picture, listing.labels, listing.class_names, listing.ids, notes=(*listing.notes, note))
+                listing = replace(listing, notes=(*listing.notes, note))
                 continue
             return listing, _list_split(splits[test_name], "test", image, label)
     return listing, None

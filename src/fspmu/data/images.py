@@ -1,5 +1,6 @@
-"""A labelled image set in memory. A sample keeps its place for life; every per-sample quantity is in this order."""
+"""A labelled image set. A sample keeps its place for life; every per-sample quantity is in this order."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fspmu.data.paths import RootedPaths
+from fspmu.data.stream import Pixels, StreamedPixels, read_batches
 from fspmu.errors import InputError
 from fspmu.preprocessing import Preprocessing
 
@@ -15,12 +18,12 @@ from fspmu.preprocessing import Preprocessing
 class Images:
     """N images with one given label each.
 
-    pixels (N, C, H, W) uint8; given_labels (N,) int64 in [0, K); class_names K; ids N, unique; paths N, or None when
+    pixels (N, C, H, W) uint8, in memory or streamed from disk; given_labels (N,) int64 in [0, K); class_names K; ids N, unique; paths N, or None when
     the images came from no files.
     Raises InputError when lengths, dtypes or labels do not fit together.
     """
 
-    pixels: Tensor
+    pixels: Pixels
     given_labels: Tensor
     class_names: tuple[str, ...]
     ids: Sequence[str] = field(repr=False)
@@ -64,12 +67,15 @@ class Images:
     def subset(self, indices: Tensor) -> "Images":
         """Return the images at `indices` (M,), in that order."""
         chosen = indices.tolist()
+        paths = self.paths
+        if paths is not None:
+            paths = paths.subset(chosen) if isinstance(paths, RootedPaths) else [paths[i] for i in chosen]
         return replace(
             self,
-            pixels=self.pixels[indices],
+            pixels=self.pixels.subset(indices) if isinstance(self.pixels, StreamedPixels) else self.pixels[indices],
             given_labels=self.given_labels[indices],
             ids=[self.ids[i] for i in chosen],
-            paths=None if self.paths is None else [self.paths[i] for i in chosen],
+            paths=paths,
         )
 
     def to(self, device: torch.device) -> "Images":
@@ -80,6 +86,12 @@ class Images:
         """Return 16 hexadecimal digits of the content: pixels, labels, class names and ids, not where they lay."""
         digest = hashlib.sha256(repr((tuple(self.pixels.shape), self.class_names, list(self.ids))).encode())
         digest.update(self.given_labels.cpu().numpy().tobytes())
-        for some in torch.split(self.pixels, 4096):  # all at once would need their memory again
-            digest.update(some.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        streamed = isinstance(self.pixels, StreamedPixels)
+        known = self.pixels.digests if isinstance(self.pixels, StreamedPixels) else {}
+        beside = digest.hexdigest()
+        if beside not in known:
+            with contextlib.closing(read_batches(self.pixels, torch.split(torch.arange(len(self)), 64 if streamed else 4096))) as parts:
+                for part in parts:  # all at once would need their memory again
+                    digest.update(part.cpu().contiguous().numpy().tobytes())
+            known[beside] = digest.hexdigest()[:16]
+        return known[beside]

@@ -1,27 +1,43 @@
 """A part of a data set before any image is decoded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from fspmu.data.decoding import Picture
+from fspmu.data.decoding import Pictures
+from fspmu.data.paths import RootedPaths
 from fspmu.errors import InputError
 
 
 @dataclass(frozen=True)
 class Listing:
-    """N pictures by row, with labels (N,) int64 in [0, K), K class names, N ids, and N paths where they are files."""
+    """N pictures by row, with labels (N,) int64 in [0, K), K class names, N ids, and N paths where they are files.
 
-    picture: Callable[[int], Picture]
+    odd: what looked like a picture and could not be listed, by id, with the reason.
+    """
+
+    picture: Pictures
     labels: Tensor
     class_names: tuple[str, ...]
     ids: Sequence[str]
     paths: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
+    odd: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def subset(self, rows: Tensor) -> "Listing":
+        """Return the pictures at `rows` (M,), in that order."""
+        if torch.equal(rows, torch.arange(len(self))):
+            return self
+        chosen, picture, paths = rows.tolist(), self.picture, self.paths
+        if paths is not None:
+            paths = paths.subset(chosen) if isinstance(paths, RootedPaths) else [paths[row] for row in chosen]
+        ids = [self.ids[row] for row in chosen]
+        return replace(self, picture=lambda place: picture(int(rows[place])), labels=self.labels[rows], ids=ids, paths=paths)
 
 
 def align(test: Listing, class_names: tuple[str, ...]) -> Listing:

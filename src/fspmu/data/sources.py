@@ -3,7 +3,7 @@
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from fspmu.data.folders import find_images, list_folder
 from fspmu.data.hub import list_hub, list_parquet
 from fspmu.data.images import Images
 from fspmu.data.listing import Listing, align, some
+from fspmu.data.paths import RootedPaths
+from fspmu.data.statistics import channel_statistics
+from fspmu.data.tables import list_table
 from fspmu.errors import InputError, suggestion
-from fspmu.preprocessing import Preprocessing
+from fspmu.preprocessing import Geometry, Preprocessing
 
 DATA_DIR = "FSPMU_DATA_DIR"
 NAMES = ("digits", "cifar10", "cifar100")
@@ -26,7 +29,6 @@ NORMALISATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
 }
-SMALLEST_STD = 1e-3
 SPLIT_SEED = 0  # fixed: a run's seed must not move what it is evaluated on
 
 
@@ -75,25 +77,25 @@ def load_source(dataset: str, options: DataOptions) -> Source:
     """
     _check_options(options)
     with tempfile.TemporaryDirectory(prefix="fspmu-", ignore_cleanup_errors=True) as scratch:
-        name, train, test = _list_parts(dataset, options, Path(scratch))
+        name, train, test = list_parts(dataset, options, Path(scratch))
         return _read_parts(name, train, test, options, known=dataset if dataset in NAMES else "")
 
 
-def load_unlabelled(path: Path, size: Size, skip_unreadable: bool) -> tuple[Tensor, list[str]]:
-    """Return every image below a folder, or of one file, as pixels (N, 3, H, W) uint8 of `size` (H, W), and their absolute paths.
+def load_unlabelled(path: Path, size: Size | Geometry, skip_unreadable: bool) -> tuple[Tensor, list[str]]:
+    """Return every image below a folder, or of one file, as pixels (N, C, H, W) uint8 of that size (H, W), and their absolute paths.
 
     Raises InputError when there is none or one cannot be read; with `skip_unreadable` a UserWarning names what was left out.
     """
     path = Path(path).expanduser().resolve()
     if not path.exists():
         raise InputError(f"{path} does not exist")
-    files = find_images(path)[0] if path.is_dir() else [path]
+    files = RootedPaths(str(path), find_images(path).images) if path.is_dir() else RootedPaths(str(path.parent), [path.name])
     if not files:
         raise InputError(f"{path} holds no image")
-    decoded = decode(lambda row: files[row], [str(file) for file in files], size, skip_unreadable=skip_unreadable)
+    decoded = decode(lambda row: Path(files[row]), files, size, skip_unreadable=skip_unreadable)
     if len(decoded.kept) < len(files):
         warnings.warn(decoded.notes[0], stacklevel=2)
-    return decoded.pixels, [str(files[row]) for row in decoded.kept.tolist()]
+    return decoded.pixels, list(files.subset(decoded.kept.tolist()))
 
 
 def _check_options(options: DataOptions) -> None:
@@ -105,8 +107,12 @@ def _check_options(options: DataOptions) -> None:
         raise InputError(f"--test-share is {options.test_share}, but it is a fraction: give a number from 0 to below 1")
 
 
-def _list_parts(dataset: str, options: DataOptions, scratch: Path) -> tuple[str, Listing, Listing | None]:
-    """Return a name, the training part and the test part, if the data set has one."""
+def list_parts(dataset: str, options: DataOptions, scratch: Path, *, any_table: bool = False) -> tuple[str, Listing, Listing | None]:
+    """Return a name, the training part and the test part, if the data set has one; nothing is decoded.
+
+    `any_table`: a CSV file is a data set too, and a Hub's `metadata.csv` counts in a folder.
+    Raises InputError when there is no such data set.
+    """
     if dataset == "digits":
         return dataset, _list_digits(), None
     if dataset in NAMES:
@@ -115,7 +121,10 @@ def _list_parts(dataset: str, options: DataOptions, scratch: Path) -> tuple[str,
         return dataset, *list_hub(dataset.removeprefix("hf:"), scratch, options.image_column, options.label_column)
     path = Path(dataset).expanduser()
     if path.is_dir():
-        return path.resolve().name, *list_folder(path)
+        return path.resolve().name, *list_folder(path, hub_table=any_table)
+    if any_table and path.is_file() and path.suffix.lower() == ".csv":
+        path = path.resolve()
+        return path.stem, list_table(path, path.parent), None
     if path.exists():
         raise InputError(f"{dataset} is a file; give the folder that holds the images, or hf:{dataset} for a parquet file")
     raise InputError(f"no folder and no data set is named {dataset!r}; {suggestion(dataset, [*NAMES, 'hf:NAME_OR_PATH'])}, or a folder")
@@ -172,17 +181,17 @@ def _read_parts(name: str, train: Listing, test: Listing | None, options: DataOp
         train_rows, test_rows = torch.arange(len(train)), torch.arange(len(test))
         notes += test.notes
     total = len(train_rows)
-    _check_classes(train.labels[train_rows], options.limit, names)
+    _check_classes(train.labels[train_rows], names)
+    check_limit(train.labels[train_rows], options.limit, names)
     train_rows = train_rows[: options.limit]
     if options.test_limit is not None and options.test_limit < len(test_rows):
         test_rows = test_rows[torch.arange(options.test_limit) * len(test_rows) // options.test_limit]
 
-    size = (options.size, options.size) if options.size else (32, 32) if known in LABEL_COLUMNS else None
-    decoded = _decode(train, train_rows, size, options.skip_unreadable)
+    decoded = _decode(train, train_rows, (options.size, options.size) if options.size else known_size(known), options.skip_unreadable)
     images = _images(train, train_rows[decoded.kept], decoded.pixels, Preprocessing())
     if missing := [names[label] for label, count in enumerate(images.class_counts) if not count]:
         raise InputError(f"no readable image for the class {some(missing)}: mend its images or remove the class")
-    images = replace(images, preprocessing=preprocess(images.pixels, known))
+    images = replace(images, preprocessing=preprocess(images.pixels.shape[2:], known, lambda: channel_statistics(decoded.pixels)))
     notes += [f"training part: {note}" for note in decoded.notes]
     test_images = None
     if len(test_rows):
@@ -203,45 +212,40 @@ def hold_out(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
-def _check_classes(labels: Tensor, limit: int | None, names: Sequence[str]) -> None:
+def _check_classes(labels: Tensor, names: Sequence[str]) -> None:
+    """Raise InputError when the labels (N,) lack a class."""
+    if absent := [names[label] for label, count in enumerate(torch.bincount(labels, minlength=len(names)).tolist()) if not count]:
+        raise InputError(f"no image for the class {some(absent)}: remove the class")
+
+
+def check_limit(labels: Tensor, limit: int | None, names: Sequence[str]) -> None:
     """Raise InputError when the first `limit` of the labels (N,) lack a class that the others have."""
+    if limit is None or limit >= len(labels):
+        return
     first = torch.full((len(names),), len(labels)).scatter_reduce(0, labels, torch.arange(len(labels)), "amin")
-    absent = first >= len(labels)
-    if absent.any():
-        raise InputError(f"no image for the class {some([names[label] for label in absent.nonzero().flatten().tolist()])}: remove the class")
-    enough = int(first.max()) + 1
-    if limit is not None and limit < enough:
-        missing = [names[label] for label in (first >= limit).nonzero().flatten().tolist()]
+    present = first < len(labels)
+    enough = int(first[present].max()) + 1
+    if limit < enough:
+        missing = [names[label] for label in (present & (first >= limit)).nonzero().flatten().tolist()]
         raise InputError(f"the first {limit:,} training images have none of the class {some(missing)}; raise --limit to at least {enough:,}, or leave it out")
 
 
 def _decode(listing: Listing, rows: Tensor, size: Size | None, skip_unreadable: bool) -> Decoded:
-    chosen = rows.tolist()
-    return decode(lambda place: listing.picture(chosen[place]), [listing.ids[row] for row in chosen], size, skip_unreadable=skip_unreadable)
+    listing = listing.subset(rows)
+    return decode(listing.picture, listing.ids, size, skip_unreadable=skip_unreadable)
 
 
 def _images(listing: Listing, rows: Tensor, pixels: Tensor, preprocessing: Preprocessing) -> Images:
-    chosen = rows.tolist()
-    paths = None if listing.paths is None else [listing.paths[row] for row in chosen]
-    return Images(pixels, listing.labels[rows], listing.class_names, [listing.ids[row] for row in chosen], paths, preprocessing)
+    listing = listing.subset(rows)
+    return Images(pixels, listing.labels, listing.class_names, listing.ids, listing.paths, preprocessing)
 
 
-def preprocess(pixels: Tensor, known: str) -> Preprocessing:
-    """Return how a model is to see training pixels (N, 3, H, W) uint8: published values for CIFAR, else their own mean and deviation."""
-    padding = min(pixels.shape[2:]) // 8
-    mean, std = NORMALISATION[known] if known in NORMALISATION else channel_statistics(pixels)
-    return Preprocessing(mean, std, "crop" if known == "digits" else "crop-flip", padding)
+def known_size(known: str) -> Size | None:
+    """Return the size of the images of a data set in NAMES that has one."""
+    return (32, 32) if known in LABEL_COLUMNS else None
 
 
-def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of pixels (N, C, H, W) uint8 in [0, 1], the deviation never 0.
-
-    Counted by value, so that it is exact and no float copy of the set is made.
-    """
-    counts = torch.zeros(pixels.shape[1], 256, dtype=torch.float64)
-    for part in torch.split(pixels, 1024):
-        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.unbind(1)])
-    share, value = counts / counts.sum(dim=1, keepdim=True), torch.arange(256) / 255
-    mean = share @ value.double()
-    std = (share @ value.double().square() - mean.square()).clamp(min=0).sqrt().clamp(min=SMALLEST_STD)
-    return tuple(round(number, 6) for number in mean.tolist()), tuple(round(number, 6) for number in std.tolist())
+def preprocess(size: Sequence[int], known: str, statistics: Callable[[], tuple[tuple[float, ...], tuple[float, ...]]]) -> Preprocessing:
+    """Return how a model is to see training images of `size` (H, W): published values for CIFAR, else their own mean and deviation."""
+    mean, std = NORMALISATION[known] if known in NORMALISATION else statistics()
+    return Preprocessing(mean, std, "crop" if known == "digits" else "crop-flip", min(size) // 8)
