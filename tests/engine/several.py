@@ -17,7 +17,7 @@ from fspmu.models.classifier import Classifier
 from fspmu.preprocessing import Preprocessing
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining.cross_entropy import Settings
-from fspmu.repairing import find_label_issues
+from fspmu.stages.finding import find_label_issues
 from fspmu.unlearning import feature_preserving, neggrad_plus
 
 COUNT = 259

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 
 from fspmu.engine.checkpoint import build_model, describe, load, load_state, load_tensors, save_model, save_state, save_tensors
 from fspmu.engine.run import Run
@@ -127,6 +128,24 @@ def test_a_model_comes_back_with_the_same_answers(tmp_path, name):
         left, right = model.eval()(images(5)), again(images(5))
     torch.testing.assert_close(left.logits, right.logits)
     torch.testing.assert_close(left.features, right.features)
+
+
+def test_a_network_of_our_own_takes_no_module(tmp_path):
+    save_model(make_model(), tmp_path)
+    with pytest.raises(InputError, match="a network of fspmu's own, smallcnn; leave the module out"):
+        load(tmp_path, module=torch.nn.Linear(2, 2))
+
+
+def test_metadata_of_several_entries_is_written_in_one_order(tmp_path):
+    path, metadata = tmp_path / "a.safetensors", {name: f'{name} "é\n\x01' for name in "qwertyuiopasdfgh"}
+    contents = set()
+    for entries in (metadata, dict(reversed(metadata.items())), metadata, metadata):
+        save_tensors(path, {"b": torch.ones(2), "a": torch.zeros(3, 1)}, entries)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == metadata
+    assert same(load_tensors(path), {"b": torch.ones(2), "a": torch.zeros(3, 1)})
 
 
 def test_a_path_as_text_will_do(tmp_path):

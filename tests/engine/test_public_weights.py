@@ -3,14 +3,16 @@
 import collections
 import os
 import pickle
+import warnings
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from fspmu.engine.checkpoint import build_model, save_tensors
-from fspmu.engine.public_weights import lay_into, read_weights
+from fspmu.engine.public_weights import lay_into, load_into, read_weights, read_weights_file
 from fspmu.errors import InputError
 from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
 from fspmu.experiments.pipeline import pretrain
@@ -138,3 +140,114 @@ def test_a_run_can_begin_with_weights_from_elsewhere(tmp_path):
     with pytest.raises(InputError, match="does not exist; give a file of weights"):
         pretrain(Pretrain(weights=tmp_path / "other.pth", dataset="digits", compute=Compute(out=tmp_path / "other")))
     assert not (tmp_path / "other").exists()
+
+
+WRAPPINGS = [
+    ("", ""),
+    ("state_dict", "module."),
+    ("model", "_orig_mod."),
+    ("net", "module._orig_mod."),
+    ("model_state_dict", "_orig_mod.module."),
+    ("state_dict_ema", ""),
+    ("state_dict1", "model."),
+]
+
+
+def small(first="0"):
+    """Return a network whose names begin with `first`."""
+    return nn.ModuleDict({first: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "1" if first == "0" else f"{first}2": nn.Linear(4, 5)})
+
+
+@pytest.mark.parametrize(("wrapper", "prefix"), WRAPPINGS)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_how_a_file_spelt_its_names_is_remembered(tmp_path, wrapper, prefix, suffix):
+    path, module = tmp_path / f"net{suffix}", small()
+    weights = {prefix + name: value for name, value in module.state_dict().items()}
+    if suffix == ".safetensors":
+        save_tensors(path, weights)
+        wrapper = ""
+    else:
+        torch.save({wrapper: weights, "epoch": 3} if wrapper else weights, path)
+    found, layout = read_weights_file(path)
+    assert list(found) == list(read_weights(path)) and set(found) == set(module.state_dict())
+    assert (layout.suffix, layout.wrapper, layout.prefix) == (suffix, wrapper, prefix)
+    other = small()
+    assert load_into(other, found, path, layout) == (layout, ())
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("own", ["model", "module"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_prefix_that_is_the_modules_own_name_stays(tmp_path, own, prefix):
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            setattr(self, own, nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 5)))
+
+    path, module, other = tmp_path / "net.pt", Outer(), Outer()
+    torch.save({prefix + name: value for name, value in module.state_dict().items()}, path)
+    weights, spelt = read_weights_file(path)
+    layout, notes = load_into(other, weights, path, spelt)
+    assert layout.prefix == prefix and notes == ()
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+def test_weights_of_another_network_say_what_differs(tmp_path):
+    path = tmp_path / "net.pt"
+    weights = small().state_dict()
+    weights["1.weight"] = torch.zeros(7, 4)
+    weights["0.0.bias"] = torch.zeros(4, dtype=torch.int64)
+    weights["2.weight"] = weights.pop("0.0.weight")
+    words = (
+        r"net.pt are not those of this network: it lacks 1 \(0.0.weight\); the network has no 1 \(2.weight\); "
+        r"of another shape are 1 \(1.weight 7 x 4 instead of 5 x 4\); no floating-point numbers are 1 \(0.0.bias\); check the name and arguments"
+    )
+    with pytest.raises(InputError, match=words):
+        load_into(small(), weights, path)
+    with pytest.raises(InputError, match=r"it lacks 8 \(first.0.weight, first.0.bias, first.1.weight, ...\)"):
+        load_into(small("first"), small().state_dict(), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_type_are_cast_and_told(tmp_path, dtype):
+    path, module, other = tmp_path / "net.pt", small(), small()
+    torch.save(small().to(dtype).state_dict() | {name: value.to(dtype) for name, value in module.state_dict().items() if "num" not in name}, path)
+    layout, notes = load_into(other, read_weights(path), path)
+    kind = str(dtype).removeprefix("torch.")
+    assert set(layout.dtypes.values()) == {kind} and len(layout.dtypes) == 8 and kind in notes[0] and "8 of 9 tensors" in notes[0]
+    torch.testing.assert_close(other["1"].weight, module["1"].weight.to(dtype).float())
+
+
+def test_tensors_that_share_memory_and_old_files_load(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)
+            self.second.weight = self.first.weight
+
+    module, path = Tied(), tmp_path / "net.safetensors"
+    safetensors.torch.save_model(module, path)  # leaves one of the two names out
+    other, torch_path = Tied(), tmp_path / "net.pt"
+    load_into(other, read_weights(path), path)
+    assert torch.equal(other.second.weight, module.first.weight) and other.second.weight is other.first.weight
+    torch.save({name: value for name, value in module.state_dict().items() if "num_batches" not in name}, torch_path)
+    again = Tied()
+    load_into(again, read_weights(torch_path), torch_path)
+    assert torch.equal(again.second.weight, module.first.weight)
+
+
+def test_a_whole_pickled_model_is_refused_with_the_way_out(tmp_path):
+    path = tmp_path / "net.pt"
+    for content in (nn.Sequential(nn.Linear(2, 2)), {"model": nn.Sequential(nn.Linear(2, 2)), "epoch": 3}):
+        torch.save(content, path)
+        with pytest.raises(InputError, match=r"whole pickled model.*would run what it holds; write torch.save\(model.state_dict\(\), FILE\)"):
+            read_weights(path)
+
+
+def test_a_program_is_refused_before_it_is_opened(tmp_path):
+    path = tmp_path / "net.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript's age
+        torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
+    with pytest.raises(InputError, match=r"is a TorchScript program; write torch.save\(model.state_dict\(\), FILE\)"):
+        read_weights(path)

@@ -9,10 +9,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from fspmu.engine.rebuilding import origin_entry, rebuild, tensors_of
 from fspmu.errors import InputError, choose
 from fspmu.models import MODELS
+from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier, Description, drawn_from
 from fspmu.preprocessing import Preprocessing
 from fspmu.results.record import SCHEMA, check_schema
@@ -20,10 +22,24 @@ from fspmu.results.store import read_json, replacing, write_json
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors, whole or not at all; same tensors, same bytes."""
+    """Write named tensors, whole or not at all; same tensors, same bytes. Those that share memory are written each."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(plain, temporary, metadata)
+        if metadata and len(metadata) > 1:
+            _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in the order of its names: the library writes several entries in no fixed one."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the same entries in another order; the rest of the header is spaces
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -42,18 +58,26 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def save_model(model: Classifier, folder: Path) -> None:
     """Write `model.safetensors` and `model.json`.
 
-    Raises InputError when the model has no description to build it from again.
+    An adopted model is written under its module's own names, with where it came from. Raises InputError when the model has no description to build it from
+    again.
     """
     if model.description is None:
         raise InputError("this model has no description: it was not made by fspmu.models")
-    save_tensors(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "model.json", {"schema": SCHEMA, **asdict(model.description)})
+    content = {"schema": SCHEMA, **asdict(model.description)}
+    if isinstance(model, Adopted):
+        content |= {"adopted": origin_entry(model)}
+        save_tensors(folder / "model.safetensors", tensors_of(model.module))
+    else:
+        save_tensors(folder / "model.safetensors", model.state_dict())
+    write_json(folder / "model.json", content)
 
 
-def load(folder: str | Path) -> Classifier:
+def load(folder: str | Path, *, module: nn.Module | None = None, code: str | None = None) -> Classifier:
     """Return the model of a run folder, trained or repaired, in evaluation mode on the CPU.
 
-    Its `description` holds class names and preprocessing. Raises InputError when the folder holds no model, or one of a newer schema.
+    module: for a model that was handed over in Python, the same module built again; it is copied. code: for a model that an import path builds, that path
+    once more, since nothing is imported that was not asked for. Its `description` holds class names and preprocessing.
+    Raises InputError when the folder holds no model, one of a newer schema, or one that takes `module` or `code`.
     """
     folder = Path(folder)
     if not (folder / "model.json").exists():
@@ -64,9 +88,14 @@ def load(folder: str | Path) -> Classifier:
         wanted = content["preprocessing"]
         preprocessing = Preprocessing(tuple(wanted["mean"]), tuple(wanted["std"]), wanted["augment"], wanted["padding"])
         description = Description(content["name"], content["arguments"], tuple(content["class_names"]), preprocessing, content["trained_by"])
+        weights = load_tensors(folder / "model.safetensors")
+        if entry := content.get("adopted"):
+            return rebuild(entry, description, weights, folder, module, code).eval()
+        if module is not None:
+            raise InputError(f"{folder} holds a network of fspmu's own, {description.name}; leave the module out")
         model = build_model(description)
-        model.load_state_dict(load_tensors(folder / "model.safetensors"))
-    except (KeyError, TypeError, RuntimeError) as error:
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{folder} holds a damaged model: {error}") from None
     return model.eval()
 

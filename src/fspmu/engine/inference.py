@@ -21,31 +21,52 @@ REFERENCE_BATCH = 128
 
 
 class Predictions(NamedTuple):
-    """logits (N, K) and features (N, D), float32, on the CPU, in dataset order."""
+    """logits (N, K) and features (N, D), float32, on the CPU, in dataset order.
+
+    `rows` (M,) ascending: of a set too large to keep them all, whose features these are, then (M, D); None: everybody's.
+    """
 
     logits: Tensor
     features: Tensor
+    rows: Tensor | None = None
 
 
 def predict(
-    model: Classifier, images: Images, run: Run, *, chosen: Tensor | None = None, reference: bool = False, batch_statistics: bool = True
+    model: Classifier,
+    images: Images,
+    run: Run,
+    *,
+    chosen: Tensor | None = None,
+    reference: bool = False,
+    batch_statistics: bool = True,
+    rows: Tensor | None = None,
 ) -> Predictions:
     """Return what `model` says of every image, or of those where `chosen` (N,) bool is set; from all processes, to all processes.
 
     Evaluation mode and plain images; `reference` repeats the published statistics pass instead: one augmented view, batch norm in
     training mode (without `batch_statistics` in evaluation mode), batches of 128 in dataset order. Either way the model keeps its running statistics.
+    rows (M,): keep the features of these places alone.
     """
-    found: list[Tensor] = []
     batches = _batches(images, run, chosen, reference)
+    place_of = torch.full((batches.samples,), -1)
+    if rows is not None:
+        place_of[rows] = torch.arange(len(rows))
+    logits = features = None
     places, filled = batches.places, 0
     for output, _ in _outputs(model, batches, run, reference and batch_statistics):
-        if not found:
-            found = [torch.empty(batches.samples, part.shape[1]) for part in output]
-        rows = places[filled : (filled := filled + len(output.logits))]
-        for whole, part in zip(found, output, strict=True):
-            whole[rows] = part.cpu()
-    found = found or [torch.empty(batches.samples, width) for width in (model.num_classes, model.feature_width)]  # more processes than batches
-    return Predictions(*(run.processes.complete(whole, places) for whole in found))
+        if logits is None or features is None:
+            logits = torch.empty(batches.samples, output.logits.shape[1])
+            features = torch.empty(batches.samples if rows is None else len(rows), output.features.shape[1])
+        here = places[filled : (filled := filled + len(output.logits))]
+        logits[here] = output.logits.cpu()
+        if rows is None:
+            features[here] = output.features.cpu()
+        elif bool((kept := place_of[here] >= 0).any()):
+            features[place_of[here][kept]] = output.features[kept.to(output.features.device)].cpu()
+    if logits is None or features is None:  # more processes than batches
+        logits, features = torch.empty(batches.samples, model.num_classes), torch.empty(batches.samples if rows is None else len(rows), model.feature_width)
+    own = places if rows is None else place_of[places][place_of[places] >= 0]
+    return Predictions(run.processes.complete(logits, places), run.processes.complete(features, own), rows)
 
 
 def find_centroids(model: Classifier, images: Images, run: Run, *, chosen: Tensor | None = None, reference: bool = False) -> Tensor:
@@ -59,6 +80,12 @@ def find_centroids(model: Classifier, images: Images, run: Run, *, chosen: Tenso
         sums += centroid_sums(output.features, output.logits.softmax(1))
     run.processes.check_complete(batches.places, batches.samples)
     return unit_centroids(run.processes.sum(sums)).float()
+
+
+def right_answers(model: Classifier, images: Images, run: Run) -> Tensor:
+    """Return for each of the images whether the model predicts its label, (N,) bool."""
+    logits = predict(model, images, run, rows=torch.empty(0, dtype=torch.int64)).logits
+    return logits.argmax(dim=1) == images.given_labels.cpu()
 
 
 def accuracy(model: Classifier, images: Images, run: Run) -> float:

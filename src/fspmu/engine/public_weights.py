@@ -6,21 +6,25 @@ every other one, so that a checkpoint that drags a function or an optimiser alon
 
 import collections
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fspmu.engine.checkpoint import load_tensors
 from fspmu.errors import InputError, suggestion
+from fspmu.models.adopt import WeightsLayout
 from fspmu.models.classifier import Classifier
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "state_dict1")
 """Keys under which checkpoints keep their weights, the likeliest first."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
+CONVERT = "write torch.save(model.state_dict(), FILE), or a safetensors file, in the program that made it, and give that"
 
 
 class Placeholder:
@@ -94,32 +98,111 @@ def read_weights(path: Path, key: str | None = None) -> dict[str, Tensor]:
 
     Raises InputError when the file holds no weights, or cannot be read.
     """
+    return read_weights_file(path, key)[0]
+
+
+def read_weights_file(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], WeightsLayout]:
+    """Return what `read_weights` does, and how the file spelt the names."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a file of weights with --weights")
     if path.suffix == ".safetensors":
-        return _without_prefixes(load_tensors(path))
+        weights, wrapper = load_tensors(path), ""
+        if not weights:
+            raise InputError(f"{path} holds no weights")
+    else:
+        weights, wrapper = _unwrapped(_unpickled(path), path, key)
+    prefix = _shared_prefix(weights)
+    return {name.removeprefix(prefix): value for name, value in weights.items()}, WeightsLayout(path.suffix, wrapper, prefix)
+
+
+def _unpickled(path: Path) -> Any:
+    """Return the content of a torch file, with a Placeholder in place of whatever is no plain data."""
+    if _is_script(path):
+        raise InputError(f"{path} is a TorchScript program; {CONVERT}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_Reader)
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_Reader)
     except Exception as error:  # a damaged or hostile file raises nearly anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{path} cannot be read as weights: {reason:.200}; save its state_dict as safetensors and give that") from None
+
+
+def _is_script(path: Path) -> bool:
+    """Whether `torch.load` would take the file for a program and start PyTorch's reader of programs."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _unwrapped(content: Any, path: Path, key: str | None) -> tuple[dict[str, Tensor], str]:
+    """Return the state dict in what a torch file held, and the key it was under; empty: none."""
+    if isinstance(content, Placeholder):
+        raise InputError(f"{path} is a whole pickled model, and opening it would run what it holds; {CONVERT}")
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds no state dict; save model.state_dict() as safetensors and give that")
     wrapped = [name for name in ([key] if key else WRAPPERS) if isinstance(content.get(name), Mapping)]
     if key and not wrapped:
-        raise InputError(f"{path} has no state dict {key!r}; {suggestion(key, [str(name) for name, value in content.items() if isinstance(value, Mapping)])}")
+        others = [str(name) for name, value in content.items() if isinstance(value, Mapping)]
+        raise InputError(f"{path} has no state dict {key!r}; {suggestion(key, others) if others else 'it holds a single one: leave --weights-key out'}")
     found = content[wrapped[0]] if wrapped else content
     weights = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
+    if not weights and any(isinstance(content.get(name), Placeholder) for name in WRAPPERS):
+        raise InputError(f"{path} holds a whole pickled model beside other things, and opening it would run what it holds; {CONVERT}")
     if not weights:
         raise InputError(f"{path} holds no weights; its keys are {', '.join(map(str, list(content)[:8]))}")
-    return _without_prefixes(weights)
+    return weights, wrapped[0] if wrapped else ""
 
 
-def _without_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
+def _shared_prefix(names: Iterable[str]) -> str:
+    """Return everything from PREFIXES that every name begins with, in the file's order."""
+    prefix, rest = "", list(names)
+    while found := next((part for part in PREFIXES if all(name.startswith(part) for name in rest)), ""):
+        prefix, rest = prefix + found, [name.removeprefix(found) for name in rest]
+    return prefix
+
+
+def renamed_for(module: nn.Module, weights: Mapping[str, Tensor], layout: WeightsLayout) -> tuple[dict[str, Tensor], str]:
+    """Return `weights` under the names that fit `module` best, and the prefix they had in the file beside these.
+
+    The wrapping that a training program put around a network looks like a part of a network named so: the module itself decides.
+    """
+    own = module.state_dict().keys()
+    kept = [layout.prefix[place:] for place in range(len(layout.prefix), -1, -1) if place in (0, len(layout.prefix)) or layout.prefix[place - 1] == "."]
+    best = max(kept, key=lambda prefix: sum(prefix + name in own for name in weights))  # the first of several: the shortest names
+    return {best + name: value for name, value in weights.items()}, layout.prefix.removesuffix(best)
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], path: Path, layout: WeightsLayout | None = None) -> tuple[WeightsLayout, tuple[str, ...]]:
+    """Fill `module` with the weights of the file `path` by name; return how the file spelt them, and notes.
+
+    Raises InputError when the names or shapes are not the module's own.
+    """
+    layout = layout or WeightsLayout(path.suffix)
+    found, prefix = renamed_for(module, weights, layout)
+    own = module.state_dict()
+    tied = {own[name].data_ptr() for name in found if name in own}  # safetensors keeps a tensor of two names once
+    missing = [name for name, value in own.items() if name not in found and not (value.numel() and value.data_ptr() in tied)]
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # files from before PyTorch 0.4.1 lack these
+    unexpected = [name for name in found if name not in own]
+    shaped = [f"{name} {_shape(value)} instead of {_shape(own[name])}" for name, value in found.items() if name in own and value.shape != own[name].shape]
+    whole = [name for name, value in found.items() if name in own and own[name].is_floating_point() and not value.is_floating_point()]
+    parts = (("it lacks", missing), ("the network has no", unexpected), ("of another shape are", shaped), ("no floating-point numbers are", whole))
+    if wrong := [f"{words} {_some(names)}" for words, names in parts if names]:
+        raise InputError(f"the weights in {path} are not those of this network: {'; '.join(wrong)}; check the name and arguments of the network")
+    module.load_state_dict({name: found.get(name, value) for name, value in own.items()})
+    changed = {name: str(value.dtype).removeprefix("torch.") for name, value in found.items() if value.dtype != own[name].dtype}
+    kinds = ", ".join(sorted(set(changed.values())))
+    notes = (f"{len(changed)} of {len(found)} tensors in {path} are {kinds}; the network works in the type it was built with",) if changed else ()
+    return replace(layout, prefix=prefix, dtypes=changed), notes
+
+
+def _shape(value: Tensor) -> str:
+    return " x ".join(map(str, value.shape)) or "a single number"
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return f"{len(names)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def lay_into(model: Classifier, weights: Mapping[str, Tensor], path: Path) -> Classifier:

@@ -222,7 +222,8 @@ class Run:
         pause = 0.1 if sys.stderr.isatty() else 30.0
         with tqdm(total=total, initial=done, desc=self.stage, disable=not self.progress, file=sys.stderr, unit="epoch", mininterval=pause) as bar:
             for epoch in range(done + 1, total + 1):
-                yield epoch
+                with self._own_draws(epoch):
+                    yield epoch
                 if path is not None and (epoch == total or time.perf_counter() - saved_at >= cost / self.saving):
                     saved_at = time.perf_counter()
                     own = spent + time.perf_counter() - started - (self._within - within)
@@ -232,6 +233,13 @@ class Run:
                 bar.update()
                 if self.lines:
                     bar.set_postfix({key: f"{value:.3g}" for key, value in self.lines[-1].items() if isinstance(value, float)}, refresh=False)
+
+    @contextlib.contextmanager
+    def _own_draws(self, epoch: int) -> Iterator[None]:
+        """Let layers that draw without being given a generator, such as dropout, draw what belongs to this epoch; others' draws stay as they were."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.generator(self.stage, "layers", epoch, self.processes.rank).initial_seed())
+            yield
 
     def log(self, epoch: int, **values: float | None) -> None:
         """Keep the figures of one epoch, in memory and in `metrics.jsonl`."""

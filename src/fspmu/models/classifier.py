@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fspmu.errors import InputError
 from fspmu.preprocessing import Preprocessing
 
 
@@ -88,10 +90,40 @@ def drawn_from(generator: torch.Generator) -> Iterator[None]:
 
 
 def reinitialised(model: Classifier, generator: torch.Generator) -> Classifier:
-    """Return a copy of `model` with fresh weights drawn from `generator`, on the CPU."""
+    """Return a copy of `model` with fresh weights drawn from `generator`, on the CPU.
+
+    Raises InputError when some of its weights belong to no layer that can be reset, and nothing else is known to set them.
+    """
     fresh = copy.deepcopy(model).cpu()
-    with drawn_from(generator):
+    with drawn_from(generator), torch.no_grad():
+        for parameter in fresh.parameters():
+            if parameter.is_floating_point():
+                parameter.fill_(math.nan)  # so that one which nobody sets is seen
         for module in fresh.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
+        for module in fresh.modules():  # from the outside in: the widest knows best
+            _set_rest(module)
+        if _unset(fresh) and callable(rebuild := getattr(model, "rebuild", None)):
+            fresh.module = rebuild().train(model.training)
+    if left := _unset(fresh):
+        names = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        raise InputError(
+            f"nothing in the model says how {names} begin, and retrain and gmm-probe train a fresh network: choose another method or detector, "
+            "or give its module a reset_parameters() that sets them"
+        )
     return fresh
+
+
+def _unset(module: nn.Module) -> list[str]:
+    return [name for name, value in module.named_parameters() if value.is_floating_point() and bool(value.isnan().any())]
+
+
+def _set_rest(module: nn.Module) -> None:
+    """Let a module set what no `reset_parameters` did, by the names that PyTorch, timm and transformers have for it."""
+    for name in ("_reset_parameters", "init_weights", "_init_weights"):
+        if callable(set_weights := getattr(module, name, None)) and _unset(module):
+            if name == "_init_weights":
+                module.apply(set_weights)
+            else:
+                set_weights()

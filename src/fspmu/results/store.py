@@ -31,16 +31,17 @@ def replacing(path: Path) -> Iterator[Path]:
         yield Path(name)
         with open(name, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files private; a run folder is shared like any other output
+        os.chmod(name, default_mode())  # mkstemp makes files private; a run folder is shared like any other output
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def default_mode(*, folder: bool = False) -> int:
+    """Return the permissions that files, or folders, get where nobody says otherwise."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return (0o777 if folder else 0o666) & ~mask
 
 
 def write_text(path: Path, text: str) -> None:
