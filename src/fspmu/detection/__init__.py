@@ -33,3 +33,6 @@ DETECTORS = {
     ),
     "random": Detector(at_random.score, at_random.cut, at_random.Settings(), frozenset(), "a coin for every sample", floor=False),
 }
+
+DEFAULT = "gmm"
+"""What finds wrong labels when nobody says how."""

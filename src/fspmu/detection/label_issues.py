@@ -1,7 +1,7 @@
 """The table of label issues: one row per sample in dataset order, classes by name."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from fspmu.data.images import Images
+from fspmu.data.listing import some
 from fspmu.data.split import Split
+from fspmu.errors import InputError
 from fspmu.results.store import replacing
 
 COLUMNS = (
@@ -102,7 +104,25 @@ def label_issues(images: Images, split: Split, opinions: Opinions) -> pd.DataFra
     )
 
 
+def to_cleanlab(issues: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """Return a table of issues (N rows) as cleanlab's CleanLearning has it: is_label_issue, label_quality in [0, 1], LOW = bad, and labels as class ids.
+
+    `class_names` (K,) are in the order of the ids. Raises InputError for a label that is none of them.
+    """
+    columns = {"is_label_issue": issues["is_label_issue"].to_numpy(dtype=bool), "label_quality": issues["label_score"].to_numpy(dtype=float).clip(0, 1)}
+    places = {name: place for place, name in enumerate(class_names)}
+    for column in ("given_label", "predicted_label"):
+        labels = issues[column].map(places)
+        if labels.isna().any():
+            odd = issues[column][labels.isna()].iloc[0]
+            raise InputError(f"{column} has {odd!r:.60}, which is no class; known: {some(class_names)} (read a table of issues with every label as text)")
+        columns[column] = labels.to_numpy(dtype="int64")
+    return pd.DataFrame(columns)
+
+
 def write_issues(issues: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV, numbers with six significant digits, whole or not at all."""
     with replacing(path) as temporary:
-        issues.to_csv(temporary, index=False, float_format="%.6g", quoting=csv.QUOTE_MINIMAL)
+        text = issues.select_dtypes(exclude=["number", "bool"])
+        odd = any(cells.astype(str).str.contains("\r", regex=False).any() for _, cells in text.items())  # Python 3.11 does not quote a lone one
+        issues.to_csv(temporary, index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL)
