@@ -9,18 +9,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load": "fspmu.engine.checkpoint",
     "repair": "fspmu.repairing",
-    "find_label_issues": "fspmu.repairing",
+    "take_in": "fspmu.stages.taking_in",
+    "find_label_issues": "fspmu.stages.finding",
+    "unlearn": "fspmu.stages.mending",
+    "evaluate": "fspmu.stages.judging",
+    "load": "fspmu.engine.checkpoint",
+    "load_images": "fspmu.data.arrays",
+    "open_model": "fspmu.engine.opening",
     "InputError": "fspmu.errors",
 }
 
-__all__ = ["InputError", "__version__", "find_label_issues", "load", "repair"]
+__all__ = ["InputError", "__version__", "evaluate", "find_label_issues", "load", "load_images", "open_model", "repair", "take_in", "unlearn"]
 
 if TYPE_CHECKING:
+    from fspmu.data.arrays import load_images
     from fspmu.engine.checkpoint import load
+    from fspmu.engine.opening import open_model
     from fspmu.errors import InputError
-    from fspmu.repairing import find_label_issues, repair
+    from fspmu.repairing import repair
+    from fspmu.stages.finding import find_label_issues
+    from fspmu.stages.judging import evaluate
+    from fspmu.stages.mending import unlearn
+    from fspmu.stages.taking_in import take_in
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ from fspmu.errors import EXPECTED, InputError, choose, launched, leave_after
 Handler = Callable[[list[str]], None]
 
 COMMANDS: dict[str, str] = {
+    "repair": "your own model and images: find the wrong labels, repair the model, hand both back",
+    "apply": "write corrected labels, or a corrected copy of a data set",
     "demo": "digits, wrong labels, a network that memorises them, two repairs: a minute",
     "inspect": "print what is understood of a data set, before any compute",
     "pretrain": "train a network on labels that may be wrong",
@@ -106,9 +108,44 @@ def _emit_outcome(outcome: Any, as_json: bool) -> None:
     from fspmu.report.tables import run_table, warning_of
 
     notes = [f"note: {text}" for text in outcome.record["warnings"]]  # of a fresh run these were said while it ran
-    done = "already done, nothing changed" if outcome.already_done else "written"
     first = notes if outcome.already_done else warning_of(outcome.record)
-    emit(outcome.record | {"folder": str(outcome.folder)}, as_json, run_table(outcome.record), [f"{done}: {outcome.folder}"], first)
+    emit(outcome.record | {"folder": str(outcome.folder)}, as_json, run_table(outcome.record), [_where(outcome)], first)
+
+
+def _where(outcome: Any) -> str:
+    return f"{'already done, nothing changed' if outcome.already_done else 'written'}: {outcome.folder}"
+
+
+def _repair(flags: list[str]) -> None:
+    from fspmu.detection import DEFAULT, DETECTORS
+    from fspmu.experiments.repair_options import RepairModel
+    from fspmu.unlearning import METHODS
+
+    look = first_look(flags, detector=DEFAULT, method="fspmu", preset=None)
+    method = choose(METHODS, str(look["method"]), "method")
+    detector_settings = choose(DETECTORS, str(look["detector"]), "detector").settings
+    from fspmu.stages.mending import suitable_settings
+
+    preset = method.settings if look["preset"] is None else suitable_settings(str(look["method"]), None, look["preset"])
+    options = parse("repair", RepairModel, flags, detector_settings=detector_settings, settings=preset)
+    options = dataclasses.replace(options, fit=not any(flag.partition("=")[0] == "--lr" for flag in flags))
+    from fspmu.experiments.repair_command import handed_back, repair_model
+    from fspmu.report.tables import run_table
+
+    outcome = repair_model(options)
+    notes = [f"note: {text}" for text in outcome.record["warnings"]] if outcome.already_done else []
+    last = [handed_back(outcome.record), _where(outcome)]
+    emit(outcome.record | {"folder": str(outcome.folder)}, options.compute.json, run_table(outcome.record), last, notes)
+
+
+def _apply(flags: list[str]) -> None:
+    from fspmu.experiments.apply_options import Apply
+
+    options = parse("apply", Apply, flags)
+    from fspmu.experiments.applying import apply_corrections
+
+    result, tables, lines = apply_corrections(options)
+    emit(result, options.json, tables, lines)
 
 
 def _demo(flags: list[str]) -> None:
@@ -160,7 +197,7 @@ def _unlearn(flags: list[str]) -> None:
     look = first_look(flags, detector="gmm", method="fspmu", preset=None)
     method = choose(METHODS, str(look["method"]), "method")
     detector_settings = choose(DETECTORS, str(look["detector"]), "detector").settings
-    from fspmu.repairing import suitable_settings
+    from fspmu.stages.mending import suitable_settings
 
     preset = method.settings if look["preset"] is None else suitable_settings(str(look["method"]), None, look["preset"])
     options = parse("unlearn", Unlearn, flags, detector_settings=detector_settings, settings=preset)

@@ -1,242 +1,245 @@
-"""Open this first: a model and the images it was trained on -> label issues, a repaired model, and what changed.
+"""Open this first: a trained model and the images it was trained on -> label issues, a repaired model, and what changed.
 
-    evidence -> score -> P(clean) -> split -> unlearning -> before and after
+    take in -> find what looks wrong -> forget it and recover -> compare before and after -> hand back
 
-Each line above is a function below, or one in `detection` or `unlearning`; nothing here knows a method by name.
+Each step is a function that can be called alone: `take_in`, `find_label_issues`, `mend`, `compare`, and `write_repair`.
 """
 
 import copy
-import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fspmu.data.images import Images
 from fspmu.data.split import Split
-from fspmu.detection import DETECTORS
-from fspmu.detection.cuts import SplitSettings, forget_memorised, split_at
-from fspmu.detection.evidence import Detector, Evidence
-from fspmu.detection.label_issues import Opinions, join_opinions, label_issues, opinions_of
-from fspmu.detection.quality import detection_quality
-from fspmu.engine.inference import Predictions, accuracy_of, evaluate, predict
+from fspmu.detection import DEFAULT
+from fspmu.detection.cuts import SplitSettings
+from fspmu.detection.label_issues import label_issues, to_cleanlab
+from fspmu.engine.checkpoint import load_tensors
+from fspmu.engine.handing_back import like, weights_hash
+from fspmu.engine.inference import accuracy_of, predict
+from fspmu.engine.rebuilding import lay_in
 from fspmu.engine.run import Run
-from fspmu.errors import DetectionWarning, InputError, check_settings, choose
-from fspmu.models.classifier import Classifier, reinitialised
-from fspmu.pretraining import METHODS as PRETRAINING
-from fspmu.unlearning import METHODS as UNLEARNING
+from fspmu.errors import InputError
+from fspmu.models.adopt import Adopted
+from fspmu.models.classifier import Classifier
+from fspmu.report.summary import SHOWN, summary_html
+from fspmu.results.record import make_record
+from fspmu.results.store import RunFolder, read_json
+from fspmu.stages.asking import Asked, config_of, forget_set, settled
+from fspmu.stages.finding import Detection, detection_of, find_label_issues, kept_rows, opinions_behind, prepared
+from fspmu.stages.judging import compare, verdict
+from fspmu.stages.mending import Mended, fitted_settings, mend, suitable_settings
+from fspmu.stages.taking_in import Intake, Taken, take_in
+from fspmu.stages.writing import Work, entered, read_issues, write_repair
 
+IMPLAUSIBLE = 0.5
+"""Agreement with the given labels below which a model was hardly trained on them as they are seen here."""
 
-@dataclass(frozen=True)
-class Detection:
-    """What a detector found: scores (N,) HIGH = looks wrong, the split, the issues, and the detector's quality where the truth is known."""
-
-    score: Tensor
-    split: Split
-    predictions: Predictions
-    issues: pd.DataFrame
-    report: dict[str, Any]
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Repair:
-    """The repaired model, what was found before, what the model says of every training image after, and the figures."""
+    """What came of a repair.
 
-    model: Classifier
-    detection: Detection
-    after: Predictions
-    issues: pd.DataFrame
-    report: dict[str, Any]
-    test_accuracy: dict[str, float | None]
-
-
-def find_label_issues(
-    model: Classifier,
-    images: Images,
-    *,
-    detector: str = "gmm",
-    settings: Any = None,
-    cut: SplitSettings | None = None,
-    truth: Tensor | None = None,
-    run: Run | None = None,
-) -> Detection:
-    """Return the samples of `images` whose label looks wrong to `model`.
-
-    truth (N,) true labels: shown to the detector `known` alone, and used to judge the others. The model is left as it is.
-    Raises InputError for an unknown detector, for images that do not fit the model, or when `known` is asked for without the truth.
+    model: the repaired model, of the type that was given; the very model that was given where the repair did not pay. issues: a row for each image that could
+    be read, in dataset order (docs/own_model.md explains the columns). record: every figure, as in `record.json`.
     """
-    chosen, run = choose(DETECTORS, detector, "detector"), run or Run.create()
-    settings, cut = settings or chosen.settings, cut or SplitSettings()
-    for asked in (settings, cut):
-        check_settings(asked)
-    trained_by = model.description.trained_by if model.description else ""
-    if detector == "gmm" and trained_by in PRETRAINING and PRETRAINING[trained_by].preset == "nll":
-        run.notice(f"{trained_by} has kept most wrong labels out of training already; --detector gmm-probe also finds those that it memorised all the same")
-    images, model = _prepared(model, images, run)
-    with run.timed("detection"):
-        predictions = predict(model, images, run)
-        if not bool(predictions.logits.isfinite().all()):
-            raise InputError("the model's outputs are not finite on its own training images: its weights are damaged, or --precision bf16 is too coarse")
-        evidence = gather(chosen.needs, model, images, predictions, truth, run, settings)
-        draws = run.generator("score", detector), run.generator("cut", detector)
-        score, clean, early, remarks = run.processes.from_main(lambda: _judge(chosen, evidence, settings, *draws))
-        for remark in remarks:
-            run.notice(remark)
-        split = split_at(clean, score, evidence.given_labels, images.num_classes, cut if chosen.floor else replace(cut, class_floor=0))
-        if saved := {images.class_names[k] for k in evidence.given_labels[split.retain & (clean <= cut.threshold)].tolist()}:
-            run.notice(
-                f"every label of {', '.join(sorted(saved))} looks wrong; the {cut.class_floor} surest of each are kept, so that the class is not unlearned"
-            )
-        if early is not None:
-            split = forget_memorised(split, early, cut)
-            score = 1 - split.clean_probability
-    quality = None if truth is None else detection_quality(score, split, evidence.given_labels, truth)
-    issues = label_issues(images, split, _opinions(predictions.logits, images.given_labels))
-    report = {"detector": detector, "settings": asdict(settings), "quality": quality, **split.counts, "issues": int(issues["is_label_issue"].sum())}
-    return Detection(score, split, predictions, issues, report | {"passes": run.passes["detection"]})
 
+    model: nn.Module
+    issues: pd.DataFrame
+    record: Json
+    work: Work | None = None
+    """What `save` writes; None where the result was read from the folder of an earlier run."""
 
-def _opinions(logits: Tensor, given_labels: Tensor) -> Opinions:
-    """Return the opinions behind logits (N, K), without the probabilities of all samples at once."""
-    batches = zip(torch.split(logits, 65_536), torch.split(given_labels.cpu(), 65_536), strict=True)
-    return join_opinions((opinions_of(z.softmax(1), labels) for z, labels in batches), len(logits))
+    def to_cleanlab(self) -> pd.DataFrame:
+        """Return the issues as cleanlab's CleanLearning takes them: labels as numbers, `label_quality` LOW = bad."""
+        return to_cleanlab(self.issues, self.record["data"]["classes"])
 
+    def save(self, folder: str | Path) -> Path:
+        """Write model, issues and record into a new folder, as `fspmu repair` does; return it.
 
-def _judge(detector: Detector, evidence: Evidence, settings: Any, *generators: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-    """Return score (N,), HIGH = looks wrong, P(clean) (N,), the same by the early score if there is one, and what the detector had to remark."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DetectionWarning)
-        score = detector.score(evidence, settings, generators[0])
-        clean = detector.cut(score, evidence.given_labels, settings, generators[1])
-        early = None
-        if detector.early is not None:
-            early = detector.cut(detector.early(evidence, settings, generators[0]), evidence.given_labels, settings, generators[1])
-    return score, clean, early, [str(warning.message) for warning in caught]
+        Raises InputError when the folder holds anything, or this result came out of one.
+        """
+        if self.work is None:
+            raise InputError("this result was read from the folder of an earlier run, where everything lies already; copy that folder")
+        target = RunFolder(folder)
+        target.open(self.record["config"], resume=False)
+        try:
+            write_repair(self.work, self.issues, self.record, target.path)
+            target.finish()
+        finally:
+            target.close()
+        return target.path
 
-
-def gather(
-    needs: frozenset[str], model: Classifier, images: Images, predictions: Predictions, truth: Tensor | None, run: Run, settings: Any = None
-) -> Evidence:
-    """Return the evidence that a detector with these `settings` declares in `needs`, and no more."""
-    given = images.given_labels.cpu()
-    found: dict[str, Tensor] = {}
-    if "logits" in needs:
-        found["logits"] = predictions.logits
-    if "reference_losses" in needs:
-        found["reference_losses"] = F.cross_entropy(predict(model, images, run, reference=True).logits, given, reduction="none")
-    if {"probe_losses", "reference_probe_losses"} & needs:
-        probe = train_probe(model, images, settings.probe_epochs or (10 if images.num_classes <= 20 else 30), settings.probe_lr, run)
-        for name in needs & {"probe_losses", "reference_probe_losses"}:
-            seen = predict(probe, images, run, reference=name.startswith("reference"), batch_statistics=False)
-            found[name] = F.cross_entropy(seen.logits, given, reduction="none")
-    if "truth" in needs:
-        if truth is None:
-            raise InputError("the true labels are not known here, so there is no detector 'known'; choose another --detector")
-        found["truth"] = truth.cpu()
-    return Evidence(given, images.num_classes, **found)
-
-
-def train_probe(model: Classifier, images: Images, epochs: int, lr: float, run: Run) -> Classifier:
-    """Return a fresh network of the same kind as `model`, trained on all given labels for a few epochs: before it has memorised the wrong ones."""
-    settings = replace(PRETRAINING["ce"].settings, epochs=epochs, lr=lr, lr_step=epochs)
-    evaluation, run.evaluation = run.evaluation, None  # nobody asks how good the probe is
-    with run.timed("probe"):
-        trained = PRETRAINING["ce"].pretrain(images, lambda generator: reinitialised(model, generator).requires_grad_(True), settings, run)
-    run.evaluation = evaluation
-    return trained.models[0]
+    def _repr_html_(self) -> str:
+        worst = self.issues[self.issues["is_label_issue"]].sort_values("label_score", kind="stable")
+        return summary_html(self.record, worst.head(SHOWN).to_dict("records"))
 
 
 def repair(
-    model: Classifier,
-    images: Images,
+    model: nn.Module,
+    images: Any,
     *,
+    out: str | Path | None = None,
+    evaluation: Any = None,
+    detector: str | None = None,
+    forget: Any = None,
     method: str = "fspmu",
+    preset: str | None = None,
     settings: Any = None,
-    detector: str = "gmm",
     detector_settings: Any = None,
     cut: SplitSettings | None = None,
     truth: Tensor | None = None,
-    run: Run | None = None,
+    keep: str = "better",
+    class_names: Sequence[str] | None = None,
+    class_map: str | Path | Mapping[str, str] | None = None,
+    class_order: str | None = None,
+    head: str | None = None,
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    augment: str = "none",
+    hold_out: float = 0.1,
+    storage: str = "auto",
+    limit: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
 ) -> Repair:
-    """Return a copy of `model` that has forgotten the labels of `images` that look wrong, and recovered on the rest.
+    """Return `model` without what it learned from labels of `images` that look wrong.
 
-    settings None: the preset that suits how the model was trained. Without anything to forget the model comes back unchanged.
-    Raises what `find_label_issues` raises, and EmptySplit when there is nothing to retain.
+    model: any classifier whose last layer is linear; it is left as it is. images, evaluation: a folder per class, a CSV file, a data set, a pair of arrays, or
+    anything else that `load_images` takes. With `out` everything is written there too, and the same call goes on where it was stopped. The other arguments
+    are those of `Intake` and `Asked`, where they are explained.
+    Raises InputError for what cannot be carried out as given, and EmptySplit when there is nothing to retain.
     """
-    chosen, run = choose(UNLEARNING, method, "method"), run or Run.create()
-    settings = settings or suitable_settings(method, model)
-    check_settings(settings)
-    found = find_label_issues(model, images, detector=detector, settings=detector_settings, cut=cut, truth=truth, run=run)
-    split = found.split
-    images, model = _prepared(model, images, run)
-    if run.evaluation is not None:
-        run.evaluation = run.evaluation.prepared_as(images.preprocessing).to(run.device)
-    before = evaluate(model, run)
-    with run.timed("unlearning"):
-        if split.counts["forget"]:
-            model = chosen.unlearn(model, images, split, settings, run).eval()
-        else:
-            model.eval()
-            run.notice("nothing looks wrong, so there is nothing to forget: the model is returned unchanged")
-    with run.timed("evaluation"):
-        last, after = evaluate(model, run), predict(model, images, run)
-    if before is not None and last is not None and last < before:
-        run.notice(f"the repaired model is WORSE on the evaluation images: {last:.2%} after, {before:.2%} before; keep the model you had")
-        run.notices.insert(0, run.notices.pop())  # the first thing to know
-    report = {"method": method, "settings": asdict(settings), "audit": audit(found.predictions, after, split, images.given_labels.cpu(), truth)}
-    best = max(run.accuracies("unlearning"), default=last)
-    return Repair(
-        model,
-        found,
-        after,
-        label_issues(images, split, _opinions(after.logits, images.given_labels)),
-        report | {"passes": run.passes["unlearning"]},
-        {"before": before, "last": last, "best": best},
+    if forget is not None and detector is not None:
+        raise InputError(f"forget says already what is wrong, and the detector {detector!r} would find it; leave one of them out")
+    run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
+    names = None if class_names is None else tuple(class_names)
+    centre, spread = (None if values is None else tuple(float(value) for value in values) for values in (mean, std))
+    intake = Intake(names, class_order, head, size, centre, spread, augment, hold_out, storage, limit)
+    asked = Asked(detector or DEFAULT, detector_settings, cut or SplitSettings(), forget, truth, method, preset, settings, keep, fit=settings is None)
+    taken = take_in(model, images, evaluation, intake, run, class_map=class_map)
+    if out is None:
+        return carry_out(taken, asked, run)
+    with entered(out, config_of(taken, asked, run), run) as folder:
+        if folder.finished:
+            return read_back(folder.path, taken)
+        result = carry_out(taken, asked, run)
+        if result.work is not None and run.processes.main:
+            write_repair(result.work, result.issues, result.record, folder.path)
+            folder.finish()
+        return result
+
+
+def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) -> Repair:
+    """Return the repair of what was taken in: the whole method on a screen. `config` is what the record says was asked for.
+
+    Raises what `repair` raises.
+    """
+    config = config or config_of(taken, asked, run)
+    taken, asked = settled(taken, asked, run)
+    images, held = taken.images, taken.held
+    found = find(taken, asked, run)
+    warn_of_disagreement(found, images, run)
+    settings = asked.settings or suitable_settings(asked.method, taken.model, asked.preset)
+    if asked.fit:
+        settings = fitted_settings(settings, asked.method, taken.model, images, found.split, run)
+    run.evaluation = taken.evaluation
+    mended = mend(taken.model, images, method=asked.method, settings=settings, found=found, truth=asked.truth, run=run)
+    comparison, kept, sentence = None, True, ""
+    if mended.right is not None:
+        comparison = compare(*mended.right, run.generator("bootstrap"))
+        better, sentence = verdict(comparison, taken.kind, found.split.counts["retain"] / int((~held).sum()))
+        kept = better or asked.keep == "always"
+        sentence = sentence if better == kept else sentence.replace("the model you gave is", "as asked, the repaired model is still")
+        run.notice(sentence)
+    issues = issues_of(mended, taken, asked, run)
+    network = mended.model if kept else taken.model
+    record = make_record(
+        config=config,
+        data=taken.described(),
+        detection=found.report | {"issues": int(issues["is_label_issue"].sum())},
+        unlearning=mended.report,
+        test_accuracy=mended.test_accuracy,
+        evaluation=None if comparison is None else asdict(comparison) | {"kind": taken.kind, "handed_back": "repaired" if kept else "original"},
+        seconds=run.seconds,
+        passes=run.passes,
+        warnings=run.notices,
+        machine=run.machine,
     )
+    work = Work(taken, mended, network, weights_hash(taken.given), comparison, sentence, tuple(run.lines))
+    return Repair(given_back(network, taken.given) if kept else taken.given, issues, record, work)
 
 
-def suitable_settings(method: str, model: Classifier | None, preset: str | None = None) -> Any:
-    """Return the settings of the named preset of `method`, or of the one that suits how `model` was trained.
+def find(taken: Taken, asked: Asked, run: Run) -> Detection:
+    """Return what looks wrong, by a detector or by somebody else; what is held out is in neither mask."""
+    if asked.forget is None:
+        settings = {"detector": asked.detector, "settings": asked.detector_settings, "cut": asked.cut, "truth": asked.truth}
+        return find_label_issues(taken.model, taken.images, **settings, unseen=taken.held, run=run)
+    given = forget_set(taken, asked)
+    unknown = given.clean_probability.masked_fill(taken.held, float("nan"))  # as of what a detector may not look at
+    split = Split(given.retain & ~taken.held, given.forget & ~taken.held, unknown)
+    images, model = prepared(taken.model, taken.images, run)
+    with run.timed("detection"):
+        seen = predict(model, images, run, rows=kept_rows(len(images), model.feature_width))
+    report = {"detector": "given", "settings": {}, "quality": None, "passes": run.passes["detection"]}
+    return detection_of(images, split, seen, 1 - split.clean_probability, report)
 
-    Raises InputError when the method has no such preset.
+
+def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run) -> pd.DataFrame:
+    """Return a row for each image as the repaired model sees it.
+
+    Images that were held out are judged now, by the detector and the model as it was, with all labels at hand, or by whoever gave the forget set: their
+    `action` is review.
     """
-    chosen = choose(UNLEARNING, method, "method")
-    if preset is not None:
-        if not chosen.presets:
-            raise InputError(f"{method} has no presets; leave --preset out")
-        return choose(chosen.presets, preset, f"preset of {method}")
-    trained_by = model.description.trained_by if model is not None and model.description else ""
-    suited = PRETRAINING[trained_by].preset if trained_by in PRETRAINING else ""
-    return chosen.presets.get(suited, chosen.settings)
+    found, held = mended.detection, taken.held
+    if not bool(held.any()):
+        return mended.issues
+    split, clean = found.split, found.split.clean_probability
+    if asked.forget is None:
+        settings = {"detector": asked.detector, "settings": asked.detector_settings, "cut": asked.cut, "truth": asked.truth}
+        aside = replace(run, folder=None, notices=list(run.notices), lines=[], _uncounted=[0, 0])  # what it saves and remarks is about another set
+        judged = find_label_issues(taken.model, taken.images, **settings, predictions=found.predictions, run=aside)
+        clean = torch.where(held, judged.split.clean_probability, clean)
+        trusted = Split(split.retain | held & (clean > asked.cut.threshold), split.forget, clean)
+    else:
+        trusted = forget_set(taken, asked)
+    issues = label_issues(taken.images, trusted, opinions_behind(mended.after.logits, taken.images.given_labels))
+    rows = held.numpy()
+    issues.loc[rows, "retain"], issues.loc[rows, "action"] = False, "review"
+    return issues
 
 
-def audit(before: Predictions, after: Predictions, split: Split, given: Tensor, truth: Tensor | None) -> dict[str, dict[str, float | None]]:
-    """Return accuracies on the forget and the retain set before and after, fractions.
-
-    On the forget set the agreement with the given labels should fall to chance, and with the truth (where known) rise.
-    """
-
-    def agreement(predictions: Predictions, labels: Tensor | None, mask: Tensor) -> float | None:
-        return None if labels is None or not bool(mask.any()) else accuracy_of(predictions.logits[mask], labels[mask])
-
-    figures = {}
-    for name, predictions in (("before", before), ("after", after)):
-        figures[name] = {
-            "forget_given": agreement(predictions, given, split.forget),
-            "forget_true": agreement(predictions, truth, split.forget),
-            "retain_given": agreement(predictions, given, split.retain),
-        }
-    return figures
+def warn_of_disagreement(found: Detection, images: Images, run: Run) -> None:
+    """Say it where the model agrees with so few of the labels that it was hardly trained on them as they are seen here."""
+    agreement = accuracy_of(found.predictions.logits, images.given_labels.cpu())
+    if agreement < IMPLAUSIBLE:
+        run.notice(
+            f"the model agrees with only {agreement:.1%} of the given labels, which is implausible for images it was trained on: "
+            "check size, mean and std, and the order of its classes, before you trust any of this"
+        )
 
 
-def _prepared(model: Classifier, images: Images, run: Run) -> tuple[Images, Classifier]:
-    """Return images and a copy of the model on the device, the images prepared as the model was trained with."""
-    if model.num_classes != images.num_classes or (model.class_names and model.class_names != images.class_names):
-        theirs = ", ".join(model.class_names) or f"{model.num_classes} classes"
-        raise InputError(f"the model knows the classes [{theirs}], the images have [{', '.join(images.class_names)}]; the two must agree in order")
-    if model.description is not None:
-        images = images.prepared_as(model.description.preprocessing)
-    return images.to(run.device), run.place(copy.deepcopy(model))
+def given_back(network: Classifier, given: nn.Module) -> nn.Module:
+    """Return the repaired network as its owner knows it: of the given type, on the given device and in the given number format."""
+    return like(given, network.module if isinstance(network, Adopted) and not isinstance(given, Adopted) else network)
+
+
+def read_back(folder: Path, taken: Taken) -> Repair:
+    """Return the result of a finished repair of the same model."""
+    record, issues = read_json(folder / "record.json"), read_issues(folder / "label_issues.csv")
+    if (record.get("evaluation") or {}).get("handed_back") == "original":
+        return Repair(taken.given, issues, record)
+    network = copy.deepcopy(taken.model)
+    lay_in(network.module if isinstance(network, Adopted) else network, load_tensors(folder / "model.safetensors"), folder)
+    return Repair(given_back(network, taken.given), issues, record)

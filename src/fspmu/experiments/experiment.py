@@ -138,6 +138,8 @@ class Predict(OnRun):
     """Folder of images, or one image."""
     skip_unreadable: bool = False
     """Leave unreadable images out, and list them."""
+    model: str | None = None
+    """package.module:build, once more, of a model that your own code builds: nothing is imported that was not asked for."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ DATASETS = {
 }
 
 EXTRAS = {
+    "timm": ("timm", "fspmu repair --model timm:NAME: networks of timm, by name or from a folder"),
+    "hf": ("transformers", "fspmu repair --model hf:NAME_OR_FOLDER: image classifiers that save_pretrained wrote, or of the Hub"),
+    "cleanlab": ("cleanlab", "another opinion on what is wrong: fspmu repair --forget takes its tables"),
     "tsne": ("openTSNE", "features after unlearning placed into the map of those before, instead of both drawn together"),
     "ray": ("ray", "fspmu grid --where ray: the runs of a table on several GPUs or machines"),
     "tensorboard": ("tensorboard", "--track tensorboard: the figures of every epoch as event files in the run folder"),

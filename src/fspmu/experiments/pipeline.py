@@ -18,7 +18,7 @@ from fspmu.engine.inference import evaluate, predict
 from fspmu.engine.public_weights import lay_into, read_weights
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
-from fspmu.experiments.drawing import check_picture, draw, write_predictions
+from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.experiment import OnRun, Pretrain, Tsne
 from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.models import MODELS, WIDTHS
@@ -28,6 +28,7 @@ from fspmu.pretraining import METHODS, Pretraining
 from fspmu.pretraining.trained import SampleHistory, Situation, Trained
 from fspmu.results.record import check_schema, make_record
 from fspmu.results.store import config_hash, read_json
+from fspmu.stages.writing import write_predictions
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,8 @@ def open_run(options: OnRun) -> OpenedRun:
 
 
 def _open(path: Path, config: Json, record: Json, identity: str, options: OnRun) -> OpenedRun:
+    if config.get("command") == "repair":
+        raise InputError(f"{path} holds a repaired model of your own; `fspmu predict` works on it, and `fspmu repair` again, with --forget if you know more")
     if "data" not in config:
         raise InputError(f"{path} holds no model to work on, it was made by `fspmu {config.get('command')}`; give the folder of `fspmu pretrain`")
     check_schema(record, path / "record.json")

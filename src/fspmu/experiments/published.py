@@ -25,7 +25,6 @@ from fspmu.detection.cuts import SplitSettings
 from fspmu.engine.checkpoint import load
 from fspmu.engine.inference import predict
 from fspmu.errors import InputError, choose
-from fspmu.experiments.drawing import write_predictions
 from fspmu.experiments.experiment import Compute, Pretrain, Tsne, Unlearn
 from fspmu.experiments.folders import Outcome, make_run
 from fspmu.experiments.pipeline import Prepared, prepare, pretrain
@@ -45,10 +44,11 @@ from fspmu.experiments.published_names import (
 from fspmu.experiments.repair_run import unlearn as unlearn_run
 from fspmu.models import MODELS, WIDTHS
 from fspmu.pretraining import METHODS as PRETRAINING
-from fspmu.repairing import suitable_settings
 from fspmu.report.figures import check_tsne, draw_tsne
 from fspmu.report.tables import run_table, show, warning_of
 from fspmu.results.store import read_json, replacing
+from fspmu.stages.mending import suitable_settings
+from fspmu.stages.writing import write_predictions
 from fspmu.unlearning import METHODS as UNLEARNING
 
 WEIGHT_DIR = "../../weight"

@@ -17,15 +17,18 @@ from fspmu.engine.checkpoint import describe, load, save_model, save_tensors
 from fspmu.engine.inference import accuracy_of, predict
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
-from fspmu.experiments.drawing import check_picture, draw, write_predictions
+from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
 from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.experiments.pipeline import OpenedRun, open_run, picture_config, seed_of
+from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
-from fspmu.preprocessing import Preprocessing
-from fspmu.repairing import Detection, Repair, find_label_issues, repair, suitable_settings
+from fspmu.preprocessing import Geometry, Preprocessing
 from fspmu.results.record import make_record
 from fspmu.results.store import read_json, write_text
+from fspmu.stages.finding import find_label_issues
+from fspmu.stages.mending import Mended, mend, say_if_worse, suitable_settings
+from fspmu.stages.writing import write_detection, write_predictions
 
 
 def detect(options: Detect) -> Outcome:
@@ -42,7 +45,7 @@ def detect(options: Detect) -> Outcome:
             return finished(folder)
         found = find_label_issues(opened.model, opened.images, detector=options.detector, settings=settings, cut=options.cut, truth=opened.truth, run=run)
         if run.processes.main:
-            _write_detection(found, folder.path)
+            write_detection(found, folder.path)
             write_issues(found.issues, folder.path / "label_issues.csv")
         record = make_record(
             config=config,
@@ -80,7 +83,7 @@ def unlearn(options: Unlearn) -> Outcome:
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        repaired = repair(
+        repaired = mend(
             opened.model,
             opened.images,
             method=options.method,
@@ -91,6 +94,7 @@ def unlearn(options: Unlearn) -> Outcome:
             truth=opened.truth,
             run=run,
         )
+        say_if_worse(repaired, run)
         if run.processes.main:
             _write_repair(repaired, folder.path, opened)
             draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
@@ -109,8 +113,8 @@ def unlearn(options: Unlearn) -> Outcome:
         return finish(folder, record, run)
 
 
-def _write_repair(repaired: Repair, folder: Path, opened: OpenedRun) -> None:
-    _write_detection(repaired.detection, folder)
+def _write_repair(repaired: Mended, folder: Path, opened: OpenedRun) -> None:
+    write_detection(repaired.detection, folder)
     write_issues(repaired.issues, folder / "label_issues.csv")
     save_tensors(folder / "labels.safetensors", opened.labels)
     write_predictions(folder, repaired.detection.predictions, repaired.after, repaired.detection.split.retain)
@@ -120,11 +124,6 @@ def _write_repair(repaired: Repair, folder: Path, opened: OpenedRun) -> None:
 def _config(command: str, options: Any, opened: OpenedRun) -> Json:
     """Return the part of a config that every command on a run shares: the run it started from, by its config, not by its place."""
     return {"command": command, "run": opened.identity, "seed": seed_of(options, opened), **precision_config(options.compute)}
-
-
-def _write_detection(found: Detection, folder: Path) -> None:
-    tensors = {"retain": found.split.retain, "forget": found.split.forget, "clean_probability": found.split.clean_probability, "score": found.score}
-    save_tensors(folder / "split.safetensors", tensors)
 
 
 def evaluate(options: Evaluate) -> Outcome:
@@ -167,15 +166,16 @@ def _measure(opened: OpenedRun, config: Json, run: Run) -> Json:
 def predict_images(options: Predict) -> tuple[pd.DataFrame, Path | None]:
     """Return the predicted class of every image, with its probability; with `out`, write `predictions.csv` there."""
     check_settings(options.compute)
-    model = load(options.run)
+    model = load(options.run, code=options.model)
     try:
-        identity, (_, height, width) = read_json(options.run / "config.json")["hash"], read_json(options.run / "record.json")["data"]["shape"]
+        identity, (channels, height, width) = read_json(options.run / "config.json")["hash"], read_json(options.run / "record.json")["data"]["shape"]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{options.run} is damaged: {type(error).__name__} {error} in its files; make it again with `fspmu pretrain`") from None
+    geometry = (model.geometry if isinstance(model, Adopted) else None) or Geometry((height, width), channels)
     run = make_run(options.compute, None, options.compute.seed or 0)
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("always")
-        pixels, paths = load_unlabelled(options.images, (height, width), options.skip_unreadable)
+        pixels, paths = load_unlabelled(options.images, geometry, options.skip_unreadable)
     for warning in left_out:
         run.notice(str(warning.message))
     preprocessing = model.description.preprocessing if model.description else Preprocessing()

@@ -40,8 +40,10 @@ def draw_tsne(folder: Path, class_names: tuple[str, ...], seed: int, *, perplexi
     split = load_file(folder / "split.safetensors") if (folder / "split.safetensors").exists() else {}
     shown = labels.get("true", labels["given"])
     generator = np.random.default_rng(seed)
-    chosen = np.sort(generator.permutation(len(shown))[:points])
-    panels = {name: _unit(predictions[f"features_{name}"][chosen]) for name in ("before", "after") if f"features_{name}" in predictions}
+    rows = predictions.get("feature_rows", np.arange(len(shown)))  # of a large set only some features are kept
+    picked = np.sort(generator.permutation(len(rows))[:points])
+    chosen = rows[picked]
+    panels = {name: _unit(predictions[f"features_{name}"][picked]) for name in ("before", "after") if f"features_{name}" in predictions}
     places, centroids = _embed(panels, _unit(predictions["centroids"]), perplexity, learning_rate, seed)
     forgotten = split["forget"][chosen] if split else np.zeros(len(chosen), dtype=bool)
     kind = "true class" if "true" in labels else "given label"

@@ -50,9 +50,12 @@ def run_table(record: Json) -> list[Table]:
     if accuracy:
         before = [("before", "before")] if "before" in accuracy else []
         columns = [*before, ("last", "last"), *([("best", "best*")] if "best" in accuracy else [])]
-        table = new_table("Test accuracy (%)", "", *(name for _, name in columns))
+        held_out = (record.get("evaluation") or {}).get("kind") == "held out"
+        table = new_table("Accuracy on held-out labels (%)" if held_out else "Test accuracy (%)", "", *(name for _, name in columns))
         table.min_width = 30
-        table.caption, table.caption_justify = ("* picked on test data", "left") if "best" in accuracy else (None, "left")
+        table.caption, table.caption_justify = (
+            ("* picked on these images" if held_out else "* picked on test data", "left") if "best" in accuracy else (None, "left")
+        )
         table.add_row(escape(str(config.get("method") or config["command"])), *(percent(accuracy[key]) for key, _ in columns))
         tables.append(table)
     if record["detection"]:

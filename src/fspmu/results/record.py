@@ -10,7 +10,7 @@ from fspmu.errors import InputError
 SCHEMA = 1
 """Version of the files in a run folder; a reader refuses what is newer than itself."""
 
-SECTIONS = ("config", "data", "pretraining", "detection", "unlearning", "test_accuracy", "seconds")
+SECTIONS = ("config", "data", "pretraining", "detection", "unlearning", "test_accuracy", "evaluation", "seconds")
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "safetensors", "accelerate")
 

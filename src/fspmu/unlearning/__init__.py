@@ -16,11 +16,17 @@ class Unlearning:
     settings: Any
     about: str
     presets: Mapping[str, Any] = field(default_factory=dict)
+    fit: Callable[..., tuple[Any, str]] | None = None
+    """fit(settings, model, images, split, run) -> the settings made to fit a network that they were not published for, and a line that says how."""
 
 
 METHODS = {
     "fspmu": Unlearning(
-        feature_preserving.unlearn, feature_preserving.Settings(), "leave teacher and nearest centroids, return to one's own", feature_preserving.PRESETS
+        feature_preserving.unlearn,
+        feature_preserving.Settings(),
+        "leave teacher and nearest centroids, return to one's own",
+        feature_preserving.PRESETS,
+        feature_preserving.fit,
     ),
     "scrub": Unlearning(scrub.unlearn, scrub.Settings(), "leave the teacher on what to forget, stay near it elsewhere", scrub.PRESETS),
     "scrub-reference": Unlearning(scrub.unlearn, scrub.REFERENCE, "SCRUB as in the published FSPMU tables"),

@@ -7,20 +7,21 @@ Source: docs/method.md, "Forget" and "Recover".
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from fspmu.data.batches import Batch
+from fspmu.data.batches import Batch, Batches
 from fspmu.data.images import Images
-from fspmu.data.split import Split
+from fspmu.data.split import Split, indices_of
 from fspmu.engine.inference import evaluate, find_centroids
 from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import set_lr, sgd, step_decay, train_epoch
 from fspmu.losses import forget_loss, retain_loss
-from fspmu.models.classifier import Classifier, copy_of, frozen
+from fspmu.models.classifier import Classifier, copy_of, drawn_from, frozen
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,50 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
             losses |= train_epoch(student, batches, retain, optimizer, run, clip=settings.clip, label="retain")
             run.log(epoch, **losses, test_accuracy=evaluate(student, run))
     return student
+
+
+LARGEST_MOVE = 0.005
+"""Share of the length of all weights that the first recovery step may move them by; measured in docs/own_model.md."""
+FITTED_ON = 4096
+"""Samples whose centroids stand for all in measuring that step."""
+
+
+def fit(settings: Settings, model: Classifier, images: Images, split: Split, run: Run) -> tuple[Settings, str]:
+    """Return settings whose learning rate suits a network of another scale or normaliser, and a line that says what was changed, if anything.
+
+    The pull of the centroids is delta times a gradient that falls with the length of the features, so the same rate is a small step for one network and ruin
+    for another. Where the first recovery step would move the weights by more than LARGEST_MOVE, the rate is lowered until it moves them by that.
+    Raises EmptySplit when there is nothing to retain.
+    """
+    share = first_move(settings, model, images, split, run)
+    if share <= LARGEST_MOVE or not math.isfinite(share):  # what is wrong with such weights training says best
+        return settings, ""
+    lr = float(f"{settings.lr * LARGEST_MOVE / share:.2g}")
+    told = f"the learning rate is lowered from {settings.lr:g} to {lr:g}: the first step would move this network's weights by {share:.1%}"
+    return replace(settings, lr=lr), told
+
+
+def first_move(settings: Settings, model: Classifier, images: Images, split: Split, run: Run) -> float:
+    """Return |lr * clipped gradient| / |weights| of the first recovery step, with the centroids of at most FITTED_ON samples.
+
+    Raises EmptySplit when there is nothing to retain.
+    """
+    split.check_retain()
+    places = indices_of(split.retain)
+    some = torch.zeros_like(split.retain)
+    count = min(FITTED_ON, len(places))
+    some[places[torch.arange(count) * len(places) // count]] = True
+    student = copy_of(model)
+    centroids = find_centroids(frozen(model), images, run, chosen=some)
+    shuffled = places[torch.randperm(len(places), generator=run.generator("first step"))][: settings.retain_batch]
+    batch = next(iter(Batches(images, shuffled, settings.retain_batch)))
+    with drawn_from(run.generator("first step", "layers")):  # dropout draws too
+        logits, features = run.forward(student.train(), compile=False)(batch.images)
+    run.count_passes()
+    retain_loss(logits, features, batch.given_labels, centroids, gamma=settings.gamma, delta=settings.delta).backward()  # type: ignore[no-untyped-call]
+    moved = torch.stack([weight.grad.clamp(-settings.clip, settings.clip).norm() for weight in student.parameters() if weight.grad is not None]).norm()
+    length = torch.stack([weight.detach().norm() for weight in student.parameters()]).norm()
+    return run.processes.from_main(lambda: float(settings.lr * moved / length))
 
 
 @contextlib.contextmanager

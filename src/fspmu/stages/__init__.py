@@ -1,0 +1,1 @@
+"""The steps of a repair, each a function of its own: `repairing.py` puts them together."""

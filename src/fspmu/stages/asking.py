@@ -1,0 +1,127 @@
+"""How a repair is asked for, and what its result depends on."""
+
+import hashlib
+import warnings
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from fspmu.data.split import Split
+from fspmu.detection import DEFAULT, DETECTORS
+from fspmu.detection.cuts import SplitSettings
+from fspmu.detection.given_split import read_forget_set
+from fspmu.engine.handing_back import weights_hash
+from fspmu.engine.run import Run
+from fspmu.errors import DetectionWarning, InputError, check_settings, choose
+from fspmu.models.adopt import Adopted
+from fspmu.models.classifier import Classifier
+from fspmu.stages.mending import suitable_settings
+from fspmu.stages.taking_in import Taken
+from fspmu.unlearning import METHODS as UNLEARNING
+
+KEEPS = {"better": "hand back the model as it was where the repair did not pay", "always": "hand back the repaired model, come what may"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to find and how to forget. Settings that are None: the defaults, made to fit the model."""
+
+    detector: str = DEFAULT
+    detector_settings: Any = None
+    cut: SplitSettings = SplitSettings()
+    forget: Any = None
+    """What somebody else found to be wrong, in place of a detector: whatever `read_forget_set` reads."""
+    truth: Tensor | None = None
+    """True labels (N,), for experiments: see `find_label_issues`."""
+    method: str = "fspmu"
+    preset: str | None = None
+    settings: Any = None
+    keep: str = "better"
+    """A key of KEEPS."""
+    fit: bool = True
+    """Whether the learning rate may be lowered to fit the model."""
+
+
+def forget_set(taken: Taken, asked: Asked, run: Run | None = None) -> Split:
+    """Return the split that somebody else gives of all images, held out or not; the run, if any, is told what is remarkable about it."""
+    images = taken.images
+    if isinstance(asked.forget, Split):
+        return asked.forget
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DetectionWarning)
+        split = read_forget_set(asked.forget, images.ids, images.paths, images.given_labels.cpu(), images.class_names)
+    if run is not None:
+        for remark in caught:
+            run.notice(str(remark.message))
+    return split
+
+
+def settled(taken: Taken, asked: Asked, run: Run) -> tuple[Taken, Asked]:
+    """Return both with a forget set of somebody else's read, and none of it held out: what is wrong for sure could prove nothing."""
+    if asked.forget is None:
+        return taken, asked
+    split = forget_set(taken, asked, run)
+    asked, spared = replace(asked, forget=split), int((taken.held & split.forget).sum())
+    if not spared:
+        return taken, asked
+    held = taken.held & ~split.forget
+    told = f"{spared:,} of the images that were to be held out are in the forget set: they are forgotten, and {int(held.sum()):,} are held out"
+    run.notice(told)
+    left = bool(held.any())
+    evaluation = taken.images.subset(held.nonzero().squeeze(1)) if left else None
+    return replace(taken, held=held, evaluation=evaluation, kind=taken.kind if left else "", notes=(*taken.notes, told)), asked
+
+
+def config_of(taken: Taken, asked: Asked, run: Run) -> dict[str, Any]:
+    """Return what the result depends on: a folder that holds another config is not gone on with.
+
+    Raises InputError for whatever is wrong about what is asked, before anything is computed.
+    """
+    choose(KEEPS, asked.keep, "value of keep")
+    method = choose(UNLEARNING, asked.method, "method")
+    detector = choose(DETECTORS, asked.detector, "detector")
+    network = taken.model
+    settings = asked.settings or suitable_settings(asked.method, network, asked.preset)
+    detector_settings = asked.detector_settings or detector.settings
+    for name, given, known in (("settings", settings, method.settings), ("detector_settings", detector_settings, detector.settings)):
+        if type(given) is not type(known):
+            raise InputError(f"{name} is a {type(given).__name__}, but it must be a {type(known).__module__}.{type(known).__qualname__}")
+        check_settings(given)
+    check_settings(asked.cut)
+    if asked.truth is not None and asked.truth.shape != taken.images.given_labels.shape:
+        raise InputError(f"truth has the shape {tuple(asked.truth.shape)}, but there are {len(taken.images):,} images: give a label for each")
+    forget = None
+    if asked.forget is not None:
+        split = forget_set(taken, asked)
+        forget = _digest(split.forget, split.retain, split.clean_probability)
+    return {
+        "command": "repair",
+        "model": {"origin": _origin_of(network), "head": network.head_name if isinstance(network, Adopted) else "", "weights": weights_hash(taken.given)[:16]},
+        "data": {"name": taken.name, "fingerprint": taken.fingerprint},
+        "preprocessing": asdict(taken.images.preprocessing),
+        "method": asked.method,
+        "settings": asdict(settings),
+        "fitted": asked.fit and method.fit is not None and isinstance(network, Adopted),
+        "detector": "given" if forget else asked.detector,
+        "detector_settings": {} if forget else asdict(detector_settings),
+        "cut": asdict(asked.cut),
+        "forget": forget,
+        "truth": None if asked.truth is None else _digest(asked.truth),
+        "keep": asked.keep,
+        "seed": run.seed,
+    }
+
+
+def _origin_of(network: Classifier) -> str:
+    if isinstance(network, Adopted):
+        return f"{network.origin.kind}:{network.origin.name}"
+    return network.description.name if network.description else ""
+
+
+def _digest(*parts: Tensor) -> str:
+    """Return 16 hexadecimal digits of the values of some tensors."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
