@@ -1,6 +1,6 @@
 """Does the memory of a pass over images on disk stay the same, however many there are? Prints one line of JSON.
 
-    python benchmarks/streaming.py --images N [--size 64] --out DIR
+    python benchmarks/streaming.py --images N [--size 64] [--repair] --out DIR
 
 Makes N small JPEG files in a folder per class below DIR where they are not there yet. They are names of only 500 different files (hard links), so that
 the disk holds 500 of them: what is measured is the decoding and the memory beside it, not the disk. Each N runs in a process of its own: peaks do not shrink.
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
+import fspmu
 from fspmu.data.arrays import load_images
 from fspmu.data.batches import Batch, Batches
 from fspmu.data.stream import StreamedPixels
@@ -27,6 +29,7 @@ from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import sgd, train_epoch
 from fspmu.models.smallcnn import smallcnn
 from fspmu.preprocessing import Geometry
+from fspmu.unlearning.feature_preserving import Settings
 
 CLASSES, DIFFERENT, SEED = 10, 500, 0
 WIDTH = 4
@@ -59,6 +62,21 @@ def loss(model: Forward, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Te
     return F.cross_entropy(model(batch.images).logits, batch.given_labels), {}
 
 
+def with_512_features() -> nn.Module:
+    """Return a classifier that costs little, with as many features as a ResNet18."""
+    pooled = (nn.Conv2d(3, 16, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    return nn.Sequential(*pooled, nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, CLASSES))
+
+
+def measure_repair(folder: Path, size: int, out: Path) -> dict[str, float | int]:
+    """Return seconds and peak of a whole repair of one epoch, results written; the network is untrained, so what it finds means nothing."""
+    torch.manual_seed(SEED)
+    figures: dict[str, float | int] = {"before_mib": round(peak(), 1)}
+    settings = Settings(epochs=1, forget_epochs=1)
+    result = fspmu.repair(with_512_features(), folder, size=size, storage="disk", settings=settings, keep="always", out=out, precision="fp32")
+    return figures | {"images": len(result.issues), "forgotten": result.record["detection"]["forget"]}
+
+
 def measure(folder: Path, size: int) -> dict[str, float | int]:
     """Return seconds and peaks of each step: reading all once, a pass without training, an epoch of training."""
     figures: dict[str, float | int] = {"before_mib": round(peak(), 1)}
@@ -89,11 +107,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repair", action="store_true", help="measure a whole `fspmu.repair` of one epoch instead")
     options = parser.parse_args()
     folder = options.out / f"{options.images}-of-{options.size}"
     make_images(folder, options.images, options.size)
     started = time.perf_counter()
-    figures = measure(folder, options.size)
+    figures = measure_repair(folder, options.size, options.out / f"{folder.name}-repaired") if options.repair else measure(folder, options.size)
     print(json.dumps({**figures, "seconds": round(time.perf_counter() - started, 2), "peak_mib": round(peak(), 1)}))
 
 

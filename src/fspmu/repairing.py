@@ -193,7 +193,7 @@ def find(taken: Taken, asked: Asked, run: Run) -> Detection:
     with run.timed("detection"):
         seen = predict(model, images, run, rows=kept_rows(len(images), model.feature_width))
     report = {"detector": "given", "settings": {}, "quality": None, "passes": run.passes["detection"]}
-    return detection_of(images, split, seen, 1 - split.clean_probability, report)
+    return detection_of(taken.images, split, seen, 1 - split.clean_probability, report)
 
 
 def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """The first half of a repair: a model and the images it was trained on -> evidence -> score -> P(clean) -> split and label issues."""
 
 import copy
+import functools
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -23,19 +24,24 @@ from fspmu.errors import DetectionWarning, InputError, check_settings, choose
 from fspmu.models.classifier import Classifier, reinitialised
 from fspmu.pretraining import METHODS as PRETRAINING
 
-FEATURE_BYTES = 256 * 2**20
+FEATURE_BYTES = 64 * 2**20
 """Features of a set that would need more than this are kept for a share of its samples, evenly spaced."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector found: scores (N,) HIGH = looks wrong, the split, the issues, and the detector's quality where the truth is known."""
+    """What a detector found in `images`: scores (N,) HIGH = looks wrong, the split, and a report with the detector's quality where the truth is known."""
 
     score: Tensor
     split: Split
     predictions: Predictions
-    issues: pd.DataFrame
+    images: Images = field(repr=False)
     report: dict[str, Any]
+
+    @functools.cached_property  # a table of a million rows is made only for whoever looks at it
+    def issues(self) -> pd.DataFrame:
+        """A row for each image as the model sees it before any repair: see `label_issues`."""
+        return label_issues(self.images, self.split, opinions_behind(self.predictions.logits, self.images.given_labels))
 
 
 def find_label_issues(
@@ -63,6 +69,7 @@ def find_label_issues(
     trained_by = model.description.trained_by if model.description else ""
     if detector == "gmm" and trained_by in PRETRAINING and PRETRAINING[trained_by].preset == "nll":
         run.notice(f"{trained_by} has kept most wrong labels out of training already; --detector gmm-probe also finds those that it memorised all the same")
+    as_given = images
     images, model = prepared(model, images, run)
     with run.timed("detection"):
         predictions = predictions or predict(model, images, run, rows=kept_rows(len(images), model.feature_width))
@@ -89,14 +96,13 @@ def find_label_issues(
     if seen is not None:
         score, split = _spread(score, seen, len(images), float("nan")), split_among(split, seen, len(images))
     report = {"detector": detector, "settings": asdict(settings), "quality": quality}
-    return detection_of(images, split, predictions, score, report | {"passes": run.passes["detection"]})
+    return detection_of(as_given, split, predictions, score, report | {"passes": run.passes["detection"]})
 
 
 def detection_of(images: Images, split: Split, predictions: Predictions, score: Tensor, report: dict[str, Any]) -> Detection:
     """Return what was found as one thing: the split, and the issues as the model of `predictions` sees them."""
-    issues = label_issues(images, split, opinions_behind(predictions.logits, images.given_labels))
     seen = ~split.clean_probability.isnan()
-    return Detection(score, split, predictions, issues, report | split.counts | {"issues": int((split.forget | ~split.retain)[seen].sum())})
+    return Detection(score, split, predictions, images, report | split.counts | {"issues": int((split.forget | ~split.retain)[seen].sum())})
 
 
 def split_among(split: Split, rows: Tensor, total: int) -> Split:

@@ -1,5 +1,6 @@
 """The second half of a repair: what was found -> forget it, recover on the rest -> what changed."""
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,11 +29,16 @@ class Mended:
     model: Classifier
     detection: Detection
     after: Predictions
-    issues: pd.DataFrame
     report: dict[str, Any]
     test_accuracy: dict[str, float | None]
     right: tuple[Tensor, Tensor] | None = None
     """Which of the evaluation images were predicted right before and after, (M,) bool each."""
+
+    @functools.cached_property
+    def issues(self) -> pd.DataFrame:
+        """A row for each image as the repaired model sees it: see `label_issues`."""
+        images = self.detection.images
+        return label_issues(images, self.detection.split, opinions_behind(self.after.logits, images.given_labels))
 
 
 def mend(
@@ -76,7 +82,6 @@ def mend(
         model,
         found,
         after,
-        label_issues(images, split, opinions_behind(after.logits, images.given_labels)),
         report | {"passes": run.passes["unlearning"]},
         {"before": before, "last": last, "best": best},
         None if right_before is None or right_after is None else (right_before, right_after),
