@@ -215,22 +215,22 @@ def test_another_module_is_refused_with_what_differs(tmp_path, module, sentence)
 
 
 def test_code_is_imported_only_when_it_is_named_again(tmp_path, monkeypatch):
-    (tmp_path / "own_nets.py").write_text(
+    (tmp_path / "their_nets.py").write_text(
         "import pathlib\npathlib.Path('imported').touch()\nfrom torch import nn\n\n"
         "def build(num_classes, width):\n"
         "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    named = build_named("own_nets:build", 3, {"width": 5})
+    named = build_named("their_nets:build", 3, {"width": 5})
     model = changed(adopted(named.module, named.origin))
     save_model(model, tmp_path / "run")
     (tmp_path / "imported").unlink()
-    monkeypatch.delitem(__import__("sys").modules, "own_nets")
-    with pytest.raises(InputError, match="add --model own_nets:build"):
+    monkeypatch.delitem(__import__("sys").modules, "their_nets")
+    with pytest.raises(InputError, match="add --model their_nets:build"):
         load(tmp_path / "run")
     assert not (tmp_path / "imported").exists()
-    again = load(tmp_path / "run", code="own_nets:build")
+    again = load(tmp_path / "run", code="their_nets:build")
     assert (tmp_path / "imported").exists() and torch.equal(again(images()).logits, model(images()).logits)
 
 

@@ -105,7 +105,9 @@ def test_a_process_that_dies_ends_the_job_and_another_number_goes_on(tmp_path):
     second.send_signal(signal.SIGKILL)
     _, said = job.communicate(timeout=120)
     assert job.returncode != 0
-    assert "fspmu: stopped: another process of this job ended" in said and "SIGKILL" in said
+    # whichever comes first: the other process misses the dead one, or the launcher ends it
+    sentences = ("fspmu: stopped: another process of this job ended", "fspmu: stopped; a run folder keeps its last saved epoch")
+    assert any(sentence in said for sentence in sentences) and "SIGKILL" in said
     done = len(read_lines(tmp_path / "run" / "metrics.jsonl"))
     assert 0 < done < 400 and not (tmp_path / "run" / "done").exists()
     again = subprocess.run([sys.executable, "-c", GO_ON.format(epochs=done + 2), *flags, "--resume"], env=ALONE, capture_output=True, text=True, timeout=120)
