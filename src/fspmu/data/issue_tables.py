@@ -24,7 +24,7 @@ ROW_COLUMNS = ("", "Unnamed: 0", "index", "row")
 """Names under which an index comes back from a CSV file."""
 TRUTHS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 
-_FORMULA = re.compile(r"'*[=+\-@]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def prefixed(cell: str) -> str:
