@@ -1,0 +1,205 @@
+"""The page as people use it: in a browser, from a file, without a network."""
+
+import csv
+import io
+import json
+import shutil
+import time
+
+import pytest
+from sample_payload import sample_payload
+
+from fspmu.report.page import render_page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as tools:
+        started = tools.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])  # as root it starts no other way
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module", params=["plain", "hostile"])
+def file(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
+    path.write_text(render_page(sample_payload(hostile=request.param == "hostile")), encoding="utf-8")
+    return path
+
+
+class Page:
+    """A page that remembers everything it should not have done: errors, dialogs, requests."""
+
+    def __init__(self, browser, path, width=1400):
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        self.tab, self.wrong = self.context.new_page(), []
+        self.tab.on("console", lambda message: self.wrong.append(message.text) if message.type in ("error", "warning") else None)
+        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.tab.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
+        allowed = (path.as_uri(), "data:", "blob:")
+        self.tab.on("request", lambda request: None if request.url.startswith(allowed) else self.wrong.append(request.url))
+        self.tab.goto(path.as_uri())
+        self.alive()
+        self.data = json.loads(self.tab.locator("#payload").text_content())
+
+    def alive(self):
+        self.until("document.documentElement.classList.contains('alive')")
+
+    def until(self, condition):
+        """Wait for what a script says; the page forbids the strings that playwright's own waiting would evaluate in it."""
+        deadline = time.monotonic() + 10
+        while not self.tab.evaluate(condition):
+            assert time.monotonic() < deadline, condition
+            self.tab.wait_for_timeout(20)
+
+    def go(self, selector):
+        self.tab.evaluate(f"document.querySelector('{selector}').scrollIntoView()")
+
+    def press(self, *keys):
+        for key in keys:
+            self.tab.keyboard.press(key)
+
+    def text(self, selector):
+        return self.tab.locator(selector).text_content().replace("\u202f", "")
+
+    def says(self, selector, words):
+        playwright.expect(self.tab.locator(selector)).to_contain_text(words)
+
+    def download(self, kind):
+        with self.tab.expect_download() as started:
+            self.tab.locator(f"dl [data-export={kind}]").click()
+        with open(started.value.path(), encoding="utf-8", newline="") as opened:
+            return started.value.suggested_filename, opened.read()
+
+
+@pytest.fixture
+def page(browser, file):
+    opened = Page(browser, file)
+    yield opened
+    opened.context.close()
+    assert not opened.wrong, "nothing is reported, asked or fetched, whatever names say"
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def plain(cell):
+    return cell[1:] if cell[:1] == "'" and cell.lstrip("'")[:1] in tuple("=+-@\t\r") else cell
+
+
+def test_decisions_by_keyboard_and_their_export(page):
+    page.go("#review")
+    page.tab.locator(".tile").first.click()
+    page.press("a", "x", "d", "u", "a", "z")
+    page.says("#progress-words", "4 of")
+    name, text = page.download("corrections")
+    rows, items = rows_of(text), page.data["items"]
+    assert name == "corrections.csv" and [row["decision"] for row in rows] == ["accept", "keep", "drop", "unsure"]
+    assert [plain(row["id"]) for row in rows] == items["id"][:4]
+    assert plain(rows[0]["new_label"]) == page.data["classes"][items["suggested"][0]] and rows[0]["time"]
+    assert not any(cell[:1] in ("=", "+", "-", "@") for line in csv.reader(io.StringIO(text, newline="")) for cell in line if cell)
+    playwright.expect(page.tab.locator("#unexported")).to_be_hidden()
+    review = json.loads(page.download("review")[1])
+    assert review["schema"] == 1 and review["key"] == page.data["key"] and len(review["decisions"]) == 4
+    assert page.download("metadata")[1].startswith("file_name,label\r\n")
+    page.tab.reload()
+    page.alive()
+    page.says("#progress-words", "4 of")
+
+
+def test_a_cell_of_the_matrix_filters_and_the_view_can_be_shared(page):
+    page.go("#matrix")
+    cell = page.tab.locator(".matrix button:not([aria-disabled])").first
+    count = int(cell.text_content())
+    cell.click()
+    page.says("#shown-count", f"{count} image")
+    page.until("location.hash.includes('g=') && location.hash.includes('s=')")
+    page.tab.reload()
+    page.alive()
+    page.says("#shown-count", f"{count} image")
+    while page.tab.locator(".chip").count():
+        page.tab.locator(".chip").first.click()
+    page.says("#shown-count", str(page.data["items"]["suspects"]))
+
+
+def test_the_threshold_counts_as_it_moves(page):
+    page.go("#scores")
+    playwright.expect(page.tab.locator("#histogram .main-svg").first).to_be_visible()
+    scores = page.data["scores"]
+
+    def expected():
+        value = float(page.text("#threshold-value"))
+        return sum(n for n, edge in zip(scores["counts"], scores["edges"], strict=False) if edge >= value - 1e-9)
+
+    before = page.text("#threshold-suspects")
+    page.tab.locator("#threshold").focus()
+    page.press(*["ArrowRight"] * 12)
+    after = page.text("#threshold-suspects")
+    assert before != after and abs(int(after.replace(",", "")) - expected()) <= max(scores["counts"])
+    line = page.tab.locator("#threshold-line").bounding_box()
+    page.tab.mouse.move(line["x"] + line["width"] / 2, line["y"] + 60)
+    page.tab.mouse.down()
+    page.tab.mouse.move(line["x"] + 150, line["y"] + 60, steps=4)
+    page.tab.mouse.up()
+    assert page.text("#threshold-suspects") != after
+
+
+def test_bulk_decisions_are_undone_in_one_step_and_a_sample_estimates_precision(page):
+    page.go("#review")
+    suspects = page.data["items"]["suspects"]
+    page.tab.locator("#select-all").click()
+    page.tab.locator("#bulk-keep").click()
+    page.says("#progress-words", f"{suspects} of {suspects}")
+    page.press("Escape", "z")
+    page.says("#progress-words", f"0 of {suspects}")
+    page.tab.locator("#sample-start").click()
+    page.says("#shown-count", "50")
+    page.tab.locator(".tile").first.click()
+    page.press("a", "a", "x")
+    page.says("#sample-result", "Wilson")
+
+
+def test_the_map_is_lassoed_by_mouse_and_by_keys(page):
+    page.go("#features")
+    page.until("document.querySelector('#map').dataset.shown")
+    box = page.tab.locator("#map").bounding_box()
+    page.tab.mouse.move(box["x"] + 60, box["y"] + 40)
+    page.tab.mouse.down()
+    for x, y in ((600, 30), (600, 420), (60, 420), (60, 60)):
+        page.tab.mouse.move(box["x"] + x, box["y"] + y, steps=6)
+    page.tab.mouse.up()
+    page.says("#map-result", "inside")
+    page.until("location.hash.includes('l=before')")
+    page.tab.locator("#map-flip").click()
+    page.says("#map-state", "after the repair")
+
+
+def test_typing_decides_nothing(page):
+    page.tab.locator("#search").focus()
+    page.tab.keyboard.type("axd")
+    assert page.text("#progress-words").startswith("0 of")
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_nothing_sticks_out(browser, file, width):
+    opened = Page(browser, file, width)
+    assert opened.tab.evaluate("document.documentElement.scrollWidth") <= width
+    opened.context.close()
+
+
+def test_thousands_of_suspects_and_points(browser, tmp_path):
+    path = tmp_path / "large.html"
+    path.write_text(render_page(sample_payload(suspects=5000, points=50_000)), encoding="utf-8")
+    assert path.stat().st_size < 10e6
+    opened = Page(browser, path)
+    opened.go("#review")
+    assert 0 < opened.tab.locator(".tile").count() < 400, "only what is seen is laid out"
+    opened.go("#features")
+    opened.until("document.querySelector('#map').dataset.shown")
+    assert not opened.wrong
+    opened.context.close()
