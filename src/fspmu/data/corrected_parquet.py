@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fspmu.data.hub import is_plain
 from fspmu.data.listing import some
 from fspmu.errors import InputError
 from fspmu.results.store import replacing
@@ -11,30 +12,12 @@ from fspmu.results.store import replacing
 ROWS = 100  # in a row group: readers of images take one at a time
 
 
-def load_splits(name: str, scratch: Path) -> Mapping[str, Any]:
-    """Return the splits of `name`, a parquet file, a folder or a data set of the Hub; what is prepared lies below `scratch` for local ones.
-
-    Raises InputError when it cannot be loaded.
-    """
-    import datasets
-
-    path = Path(name).expanduser()
-    try:
-        if path.is_file() and path.suffix == ".parquet":
-            return dict(datasets.load_dataset("parquet", data_files={"train": str(path)}, cache_dir=str(scratch)))
-        if path.exists():
-            return dict(datasets.load_dataset(str(path.resolve()), cache_dir=str(scratch)))
-        return dict(datasets.load_dataset(name))
-    except Exception as error:  # the library passes on what networks, parsers and file systems raise
-        raise InputError(f"cannot load the data set {name}: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
-
-
 def label_column(split: Any, labels: Sequence[str], wanted: str | None) -> str:
     """Return the column of `split` that holds `labels` (N,), class names: the one `wanted`, else `label` or `labels`, else the only one.
 
     Raises InputError when none or several do.
     """
-    names = [wanted] if wanted is not None else [name for name in split.column_names if _is_plain(split.features[name])]
+    names = [wanted] if wanted is not None else [name for name in split.column_names if is_plain(split.features[name])]
     found = [name for name in names if name in split.column_names and class_names_in(split, name) == list(labels)]
     usual = [name for name in found if name in ("label", "labels")]
     if len(usual or found) != 1:
@@ -48,11 +31,6 @@ def class_names_in(split: Any, column: str) -> list[str]:
 
     feature, values = split.features[column], split.select_columns([column])[:][column]
     return [feature.int2str(value) for value in values] if isinstance(feature, datasets.ClassLabel) else [str(value) for value in values]
-
-
-def _is_plain(feature: Any) -> bool:
-    kind = str(getattr(feature, "dtype", ""))
-    return kind.lstrip("u").startswith("int") or kind in ("string", "large_string", "bool")
 
 
 def values_by_name(splits: Sequence[Any], column: str) -> dict[str, Any]:

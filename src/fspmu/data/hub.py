@@ -118,7 +118,7 @@ def list_hub(name: str, scratch: Path, image_column: str | None, label_column: s
     A local path is prepared below `scratch`, so that nothing of it stays anywhere else.
     Raises InputError when it cannot be loaded or its columns are not clear.
     """
-    return list_splits(name, _load(name, scratch), image_column, label_column)
+    return list_splits(name, load_splits(name, scratch), image_column, label_column)
 
 
 def list_splits(name: str, splits: Mapping[str, Any], image_column: str | None, label_column: str | None) -> tuple[Listing, Listing | None]:
@@ -144,7 +144,11 @@ def list_splits(name: str, splits: Mapping[str, Any], image_column: str | None, 
     return listing, None
 
 
-def _load(name: str, scratch: Path) -> Mapping[str, Any]:
+def load_splits(name: str, scratch: Path) -> Mapping[str, Any]:
+    """Return the splits of `name`, a parquet file, a folder or a data set of the Hub; what is prepared lies below `scratch` for local ones.
+
+    Raises InputError when it cannot be loaded.
+    """
     import datasets
 
     path = Path(name).expanduser()
@@ -181,7 +185,7 @@ def _label_column(name: str, features: Mapping[str, Any], given: str | None, ima
             raise InputError(f"{name} has no column {given!r} (--label-column); {suggestion(given, features)}")
         return given
     found = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    found = found or [column for column, feature in features.items() if column != image and _is_plain(feature)]
+    found = found or [column for column, feature in features.items() if column != image and is_plain(feature)]
     if len(found) > 1:
         found = [column for column in found if column in ("label", "labels")]
     if len(found) != 1:
@@ -189,7 +193,7 @@ def _label_column(name: str, features: Mapping[str, Any], given: str | None, ima
     return found[0]
 
 
-def _is_plain(feature: Any) -> bool:
+def is_plain(feature: Any) -> bool:
     """Whether a column holds whole numbers or strings."""
     kind = str(getattr(feature, "dtype", ""))
     return kind.lstrip("u").startswith("int") or kind in ("string", "large_string", "bool")
@@ -221,7 +225,7 @@ def _list_split(split: Any, part: str, image: str, label: str) -> Listing:
         names = tuple(feature.names[label_id] for label_id in present)
         unused = [name for label_id, name in enumerate(feature.names) if label_id not in set(present)]
     else:
-        if not _is_plain(feature) or any(value is None for value in values):
+        if not is_plain(feature) or any(value is None for value in values):
             raise InputError(f"column {label!r} must hold a whole number, a string or a class in every row to be the label")
         present, unused = sorted(set(values)), []
         names = tuple(str(value) for value in present)

@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fspmu.data.corrected_folder import Move, build_folder, check_room, plan_folder
-from fspmu.data.corrected_parquet import class_names_in, label_column, load_splits, values_by_name, with_labels, write_split
+from fspmu.data.corrected_parquet import class_names_in, label_column, values_by_name, with_labels, write_split
 from fspmu.data.corrected_tables import write_changes, write_tables
 from fspmu.data.corrections import Correction, read_corrections
 from fspmu.data.folders import TABLE, list_folder
-from fspmu.data.hub import TEST_SPLITS
+from fspmu.data.hub import TEST_SPLITS, load_splits
 from fspmu.data.labelled import Labelled, files_of, list_labelled
 from fspmu.data.listing import some
 from fspmu.data.sources import NAMES
