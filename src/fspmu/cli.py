@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "unlearn": "make it forget them, and recover on the rest",
     "evaluate": "measure a trained or repaired network",
     "predict": "predict the classes of images",
+    "report": "write the page of a repair: what was found, what changed, all suspects with pictures",
+    "review": "serve that page on this machine, and save each decision as it is made",
     "grid": "make the runs of a whole table, on this machine or on a Ray cluster",
     "table": "print a table from the records of its runs",
     "methods": "list data sets, models, methods, detectors, and what extras add",
@@ -109,7 +111,13 @@ def _emit_outcome(outcome: Any, as_json: bool) -> None:
 
     notes = [f"note: {text}" for text in outcome.record["warnings"]]  # of a fresh run these were said while it ran
     first = notes if outcome.already_done else warning_of(outcome.record)
-    emit(outcome.record | {"folder": str(outcome.folder)}, as_json, run_table(outcome.record), [_where(outcome)], first)
+    emit(outcome.record | {"folder": str(outcome.folder)}, as_json, run_table(outcome.record), _last_lines(outcome), first)
+
+
+def _last_lines(outcome: Any) -> list[str]:
+    from fspmu.experiments.reporting import report_line
+
+    return [_where(outcome), *report_line(outcome.folder)]
 
 
 def _where(outcome: Any) -> str:
@@ -134,7 +142,7 @@ def _repair(flags: list[str]) -> None:
 
     outcome = repair_model(options)
     notes = [f"note: {text}" for text in outcome.record["warnings"]] if outcome.already_done else []
-    last = [handed_back(outcome.record), _where(outcome)]
+    last = [handed_back(outcome.record), *_last_lines(outcome)]
     emit(outcome.record | {"folder": str(outcome.folder)}, options.compute.json, run_table(outcome.record), last, notes)
 
 
@@ -232,6 +240,25 @@ def _predict(flags: list[str]) -> None:
     emit(
         {"predictions": rows, "path": None if path is None else str(path)}, options.compute.json, [prediction_table(rows)], [f"written: {path}"] if path else []
     )
+
+
+def _report(flags: list[str]) -> None:
+    from fspmu.experiments.report_options import Report
+
+    options = parse("report", Report, flags)
+    from fspmu.experiments.reporting import make_report
+
+    result, lines = make_report(options)
+    emit(result, options.json, lines=lines)
+
+
+def _review(flags: list[str]) -> None:
+    from fspmu.experiments.report_options import Review
+
+    options = parse("review", Review, flags)
+    from fspmu.experiments.reviewing import review
+
+    review(options)
 
 
 def _grid(flags: list[str]) -> None:

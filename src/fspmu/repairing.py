@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fspmu.data.images import Images
 from fspmu.data.split import Split
-from fspmu.detection import DEFAULT
+from fspmu.detection import DEFAULT, DETECTORS
 from fspmu.detection.cuts import SplitSettings
 from fspmu.detection.label_issues import label_issues, to_cleanlab
 from fspmu.engine.checkpoint import load_tensors
@@ -28,15 +28,18 @@ from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
+from fspmu.report.run_files import read_issues
 from fspmu.report.summary import SHOWN, summary_html
 from fspmu.results.record import make_record
 from fspmu.results.store import RunFolder, read_json
 from fspmu.stages.asking import Asked, config_of, forget_set, settled
+from fspmu.stages.deciding import Decided, decide_found, decide_split, held_apart, mark_decided, read_decided
 from fspmu.stages.finding import Detection, detection_of, find_label_issues, kept_rows, opinions_behind, prepared
 from fspmu.stages.judging import compare, verdict
 from fspmu.stages.mending import Mended, fitted_settings, mend, suitable_settings
+from fspmu.stages.page_material import given_settings
 from fspmu.stages.taking_in import Intake, Taken, take_in
-from fspmu.stages.writing import Work, entered, read_issues, write_repair
+from fspmu.stages.writing import Work, entered, write_repair
 
 IMPLAUSIBLE = 0.5
 """Agreement with the given labels below which a model was hardly trained on them as they are seen here."""
@@ -96,6 +99,7 @@ def repair(
     settings: Any = None,
     detector_settings: Any = None,
     cut: SplitSettings | None = None,
+    corrections: str | Path | None = None,
     truth: Tensor | None = None,
     keep: str = "better",
     class_names: Sequence[str] | None = None,
@@ -126,8 +130,9 @@ def repair(
     run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
     names = None if class_names is None else tuple(class_names)
     centre, spread = (None if values is None else tuple(float(value) for value in values) for values in (mean, std))
+    given = None if corrections is None else Path(corrections)
     intake = Intake(names, class_order, head, size, centre, spread, augment, hold_out, storage, limit)
-    asked = Asked(detector or DEFAULT, detector_settings, cut or SplitSettings(), forget, truth, method, preset, settings, keep, fit=settings is None)
+    asked = Asked(detector or DEFAULT, detector_settings, cut or SplitSettings(), forget, truth, method, preset, settings, keep, settings is None, given)
     taken = take_in(model, images, evaluation, intake, run, class_map=class_map)
     if out is None:
         return carry_out(taken, asked, run)
@@ -148,14 +153,20 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
     """
     config = config or config_of(taken, asked, run)
     taken, asked = settled(taken, asked, run)
+    decided = None if asked.corrections is None else read_decided(asked.corrections, taken.images, taken.evaluation)
+    if decided is not None:
+        taken = held_apart(taken, decided, run)
     images, held = taken.images, taken.held
     found = find(taken, asked, run)
+    if decided is not None:
+        found = decide_found(found, decided, images)
+    new_labels = None if decided is None else decided.new_labels
     warn_of_disagreement(found, images, run)
     settings = asked.settings or suitable_settings(asked.method, taken.model, asked.preset)
     if asked.fit:
         settings = fitted_settings(settings, asked.method, taken.model, images, found.split, run)
     run.evaluation = taken.evaluation
-    mended = mend(taken.model, images, method=asked.method, settings=settings, found=found, truth=asked.truth, run=run)
+    mended = mend(taken.model, images, method=asked.method, settings=settings, found=found, new_labels=new_labels, truth=asked.truth, run=run)
     comparison, kept, sentence = None, True, ""
     if mended.right is not None:
         comparison = compare(*mended.right, run.generator("bootstrap"))
@@ -163,7 +174,7 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
         kept = better or asked.keep == "always"
         sentence = sentence if better == kept else sentence.replace("the model you gave is", "as asked, the repaired model is still")
         run.notice(sentence)
-    issues = issues_of(mended, taken, asked, run)
+    issues = issues_of(mended, taken, asked, run, decided)
     network = mended.model if kept else taken.model
     record = make_record(
         config=config,
@@ -177,8 +188,14 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
         warnings=run.notices,
         machine=run.machine,
     )
-    work = Work(taken, mended, network, weights_hash(taken.given), comparison, sentence, tuple(run.lines))
+    work = Work(taken, mended, network, weights_hash(taken.given), comparison, sentence, tuple(run.lines), _explained(asked, settings))
     return Repair(given_back(network, taken.given) if kept else taken.given, issues, record, work)
+
+
+def _explained(asked: Asked, settings: Any) -> tuple[tuple[str, str, str], ...]:
+    """Return whatever was set, explained."""
+    by_us = asked.forget is None
+    return given_settings((asked.detector_settings or DETECTORS[asked.detector].settings) if by_us else None, asked.cut if by_us else None, settings)
 
 
 def find(taken: Taken, asked: Asked, run: Run) -> Detection:
@@ -196,7 +213,7 @@ def find(taken: Taken, asked: Asked, run: Run) -> Detection:
     return detection_of(taken.images, split, seen, 1 - split.clean_probability, report)
 
 
-def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run) -> pd.DataFrame:
+def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run, decided: Decided | None = None) -> pd.DataFrame:
     """Return a row for each image as the repaired model sees it.
 
     Images that were held out are judged now, by the detector and the model as it was, with all labels at hand, or by whoever gave the forget set: their
@@ -204,7 +221,7 @@ def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run) -> pd.DataFr
     """
     found, held = mended.detection, taken.held
     if not bool(held.any()):
-        return mended.issues
+        return mended.issues if decided is None else mark_decided(mended.issues, decided, taken.images.class_names)
     split, clean = found.split, found.split.clean_probability
     if asked.forget is None:
         settings = {"detector": asked.detector, "settings": asked.detector_settings, "cut": asked.cut, "truth": asked.truth}
@@ -214,10 +231,11 @@ def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run) -> pd.DataFr
         trusted = Split(split.retain | held & (clean > asked.cut.threshold), split.forget, clean)
     else:
         trusted = forget_set(taken, asked)
+        trusted = trusted if decided is None else decide_split(trusted, decided)
     issues = label_issues(taken.images, trusted, opinions_behind(mended.after.logits, taken.images.given_labels))
     rows = held.numpy()
     issues.loc[rows, "retain"], issues.loc[rows, "action"] = False, "review"
-    return issues
+    return issues if decided is None else mark_decided(issues, decided, taken.images.class_names)
 
 
 def warn_of_disagreement(found: Detection, images: Images, run: Run) -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fspmu.data.corrections import DECISIONS, read_corrections
-from fspmu.data.issue_tables import Samples, class_reader, places_of, prefixed, read_table, unprefixed
+from fspmu.data.issue_tables import Samples, class_reader, places_of, read_table
 from fspmu.errors import InputError
+from fspmu.results.cells import prefixed, unprefixed
 
 NAMES = ("ant", "bee", "cow")
 GIVEN = torch.tensor([0, 1, 2, 0])

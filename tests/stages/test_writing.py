@@ -20,10 +20,10 @@ from fspmu.detection.label_issues import COLUMNS, write_issues
 from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.models.classifier import Classifier
+from fspmu.report.run_files import read_issues
 from fspmu.results.store import RunFolder, differences
 from fspmu.stages.asking import Asked, config_of
 from fspmu.stages.taking_in import take_in
-from fspmu.stages.writing import read_issues
 from memorised_digits import FEW, NAMES, build, digits, memorised, repair, same, write_folder
 
 ALWAYS = {"README.md", "config.json", "done", "label_issues.csv", "labels.safetensors", "metrics.jsonl", "model.json", "model.safetensors"}

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fspmu.data.corrections import Correction
-from fspmu.data.issue_tables import prefixed
 from fspmu.data.labelled import Labelled, files_of
 from fspmu.errors import InputError
+from fspmu.results.cells import prefixed
 from fspmu.results.store import replacing
 
 

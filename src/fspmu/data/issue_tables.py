@@ -2,7 +2,6 @@
 
 import csv
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,23 +17,12 @@ from torch import Tensor
 
 from fspmu.data.listing import some
 from fspmu.errors import InputError, suggestion
+from fspmu.results.cells import unprefixed
 
 PATH_COLUMNS = ("path", "file_name")
 ROW_COLUMNS = ("", "Unnamed: 0", "index", "row")
 """Names under which an index comes back from a CSV file."""
 TRUTHS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
-
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-def prefixed(cell: str) -> str:
-    """Return the text of a cell so that no spreadsheet takes it for a formula; `unprefixed` takes it back, whatever the text was."""
-    return f"'{cell}" if _FORMULA.match(cell) else cell
-
-
-def unprefixed(cell: str) -> str:
-    """Return a cell without the apostrophe that keeps spreadsheets from reading a formula."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 @dataclass(frozen=True)

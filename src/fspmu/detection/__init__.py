@@ -3,14 +3,26 @@
 from fspmu.detection import at_random, known, loss_mixture
 from fspmu.detection.evidence import Detector
 
+LOSS = "loss on the given label"
+
 DETECTORS = {
-    "gmm": Detector(loss_mixture.score, loss_mixture.cut, loss_mixture.Settings(), frozenset({"logits"}), "two Gaussians over the model's losses"),
+    "gmm": Detector(
+        loss_mixture.score,
+        loss_mixture.cut,
+        loss_mixture.Settings(),
+        frozenset({"logits"}),
+        "two Gaussians over the model's losses",
+        mixture=loss_mixture.mixture,
+        axis=LOSS,
+    ),
     "gmm-reference": Detector(
         loss_mixture.reference_score,
         loss_mixture.reference_cut,
         loss_mixture.REFERENCE,
         frozenset({"reference_losses"}),
         "the same with the published statistics pass",
+        mixture=loss_mixture.reference_mixture,
+        axis=LOSS,
     ),
     "gmm-probe": Detector(
         loss_mixture.score,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,30 @@ Cut = Callable[[Tensor, Tensor, Any, torch.Generator], Tensor]
 """cut(score, given_labels, settings, generator) -> P(clean) (N,) in [0, 1]."""
 
 
+class Component(NamedTuple):
+    """One Gaussian over the scores, `clean` or `wrong`."""
+
+    label: str
+    weight: float
+    mean: float
+    sd: float
+
+    def moved(self, start: float, scale: float) -> "Component":
+        """Return the same Gaussian over start + scale * score."""
+        return self._replace(mean=start + scale * self.mean, sd=scale * self.sd)
+
+
+class Mixture(NamedTuple):
+    """P(clean) (N,), and the components it comes from, clean first; none where nothing could be fitted."""
+
+    clean: Tensor
+    components: tuple[Component, ...]
+
+
+Fit = Callable[[Tensor, Tensor, Any, torch.Generator], Mixture]
+"""What a cut that fits a mixture found, asked as the cut is."""
+
+
 @dataclass(frozen=True)
 class Detector:
     """A score and a cut, chosen apart, with the settings of both."""
@@ -56,3 +80,7 @@ class Detector:
     the second calls wrong is forgotten too: memorised after all. Without it, what is not retained is forgotten."""
     floor: bool = True
     """Whether a class that would lose all its samples keeps some: a detector may err, the truth may not."""
+    mixture: Fit | None = None
+    """The mixture behind the cut, where it fits one: asked in place of the cut, it gives the same P(clean)."""
+    axis: str = "score of the detector"
+    """What the score is called on a page."""

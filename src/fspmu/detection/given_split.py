@@ -25,11 +25,11 @@ from fspmu.data.issue_tables import (
     read_shares,
     read_table,
     read_truths,
-    unprefixed,
 )
 from fspmu.data.listing import some
 from fspmu.data.split import Split
 from fspmu.errors import DetectionWarning, InputError
+from fspmu.results.cells import unprefixed
 
 QUALITIES = ("label_score", "label_quality")
 """Columns with P(clean), in [0, 1], low = bad: Datalab's and ours, and CleanLearning's."""

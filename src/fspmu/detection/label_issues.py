@@ -13,6 +13,7 @@ from fspmu.data.images import Images
 from fspmu.data.listing import some
 from fspmu.data.split import Split
 from fspmu.errors import InputError
+from fspmu.results.cells import prefixed
 from fspmu.results.store import replacing
 
 COLUMNS = (
@@ -121,8 +122,9 @@ def to_cleanlab(issues: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFram
 
 
 def write_issues(issues: pd.DataFrame, path: Path) -> None:
-    """Write the table as CSV, numbers with six significant digits, whole or not at all."""
+    """Write the table as CSV, numbers with six significant digits and no cell that a spreadsheet would compute, whole or not at all."""
+    text = issues.select_dtypes(exclude=["number", "bool"]).astype(str)
+    shielded = issues.assign(**{str(name): [prefixed(cell) for cell in cells] for name, cells in text.items()})
     with replacing(path) as temporary:
-        text = issues.select_dtypes(exclude=["number", "bool"])
-        odd = any(cells.astype(str).str.contains("\r", regex=False).any() for _, cells in text.items())  # Python 3.11 does not quote a lone one
-        issues.to_csv(temporary, index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL)
+        odd = any(cells.str.contains("\r", regex=False).any() for _, cells in text.items())  # Python 3.11 does not quote a lone one
+        shielded.to_csv(temporary, index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL)

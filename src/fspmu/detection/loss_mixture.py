@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from fspmu.detection.evidence import Evidence
+from fspmu.detection.evidence import Component, Evidence, Mixture
 from fspmu.errors import DetectionWarning
 
 
@@ -76,8 +76,8 @@ def reference_probe_score(evidence: Evidence, settings: Settings, generator: tor
     return evidence.need("reference_probe_losses")
 
 
-def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """Return P(clean) (N,): the posterior of the component with the lower mean, fitted to scores scaled to [0, 1].
+def mixture(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Mixture:
+    """Return the mixture fitted to scores (N,) scaled to [0, 1], its components on the axis of the scores.
 
     Warns when the two components are no two groups (Ashman's D below 2), or the fit did not converge. Scores that are all equal say nothing:
     every label then counts as clean, with a warning.
@@ -86,29 +86,50 @@ def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torc
     random_state = int(torch.randint(0, 2**31 - 1, (), generator=generator))
     many = settings.starts > 1 and len(score) > _COMPARED
     compared = torch.randperm(len(score), generator=generator)[:_COMPARED] if many else None
-    return posterior((score - low) / (high - low) if high > low else score, settings, random_state, compared)
+    found = fit((score - low) / (high - low) if high > low else score, settings, random_state, compared)
+    return found._replace(components=tuple(part.moved(float(low), float(high - low)) for part in found.components))
+
+
+def reference_mixture(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Mixture:
+    """Return the mixture as published: fitted to raw losses (N,), its start drawn from seed 0 whatever the run's seed."""
+    return fit(score, settings, 0)
+
+
+def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Return P(clean) (N,): the posterior of the component with the lower mean; warns as `mixture` does."""
+    return mixture(score, given_labels, settings, generator).clean
 
 
 def reference_cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """Return P(clean) (N,) as published: fitted to raw losses, its start drawn from seed 0 whatever the run's seed."""
-    return posterior(score, settings, 0)
+    """Return P(clean) (N,) as published."""
+    return reference_mixture(score, given_labels, settings, generator).clean
 
 
 def posterior(score: Tensor, settings: Settings, random_state: int, compared: Tensor | None = None) -> Tensor:
-    """Return the posterior (N,) of the component with the lower mean, fitted to `score` (N,) as it is; all ones, with a warning, when all are equal.
+    """Return the posterior (N,) of the component with the lower mean, as `fit` finds it."""
+    return fit(score, settings, random_state, compared).clean
+
+
+def fit(score: Tensor, settings: Settings, random_state: int, compared: Tensor | None = None) -> Mixture:
+    """Return the mixture fitted to `score` (N,) as it is; all clean and no components, with a warning, when all are equal.
 
     The starts are compared on the scores at `compared` (M,); None: on all.
     """
     values = score.double().numpy().reshape(-1, 1)
     if np.ptp(values) < 1e-12 * max(1.0, float(np.abs(values).max())):
         warnings.warn("all scores are equal: no label looks worse than another, all count as clean", DetectionWarning, stacklevel=3)
-        return torch.ones(len(score))
+        return Mixture(torch.ones(len(score)), ())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # normal after ten rounds; said below in words
-        mixture = _likeliest(values, settings, random_state) if compared is None else _likeliest_of_many(values, compared.numpy(), settings, random_state)
-    _comment(mixture, settings)
-    lower = mixture.predict_proba(values)[:, mixture.means_.argmin()]
-    return torch.from_numpy(lower).float().clamp(0, 1)
+        fitted = _likeliest(values, settings, random_state) if compared is None else _likeliest_of_many(values, compared.numpy(), settings, random_state)
+    _comment(fitted, settings)
+    order = fitted.means_.ravel().argsort()
+    lower = fitted.predict_proba(values)[:, order[0]]
+    parts = tuple(
+        Component(label, float(fitted.weights_[k]), float(fitted.means_[k, 0]), float(np.sqrt(fitted.covariances_[k].item())))
+        for label, k in zip(("clean", "wrong"), order, strict=True)
+    )
+    return Mixture(torch.from_numpy(lower).float().clamp(0, 1), parts)
 
 
 def _likeliest(values: np.ndarray, settings: Settings, random_state: int, **start: Any) -> GaussianMixture:

@@ -12,6 +12,7 @@ from fspmu.data.label_noise import NoiseOptions
 from fspmu.experiments.experiment import Demo, Pretrain, Unlearn
 from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import unlearn
+from fspmu.experiments.reporting import report_line
 from fspmu.pretraining.cross_entropy import Settings
 from fspmu.report.tables import detection_table, new_table, percent, warning_of
 
@@ -59,5 +60,6 @@ def run_demo(options: Demo) -> tuple[dict[str, Any], list[Table], list[str], lis
         f"trained model   {trained.folder}",
         *(f"repaired model  {outcome.folder}" for outcome in repairs.values()),
         f"wrong labels    {repairs['gmm'].folder / 'label_issues.csv'}",
+        *report_line(repairs["gmm"].folder),
     ]
     return result, [table, detection_table(detections)], lines, [line for outcome in repairs.values() for line in warning_of(outcome.record)]

@@ -122,6 +122,8 @@ class Unlearn(Detect):
     preset: str | None = None
     """A named set of the method's settings. None: what suits how the model was trained. Explicit flags win."""
     settings: Any = None
+    corrections: Path | None = None
+    """What a person decided of labels: the corrections.csv of a review. It beats the detector."""
     picture: Tsne = field(default_factory=Tsne)
 
 

@@ -9,6 +9,7 @@ from fspmu.engine.opening import open_model
 from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.folders import Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.experiments.repair_options import RepairModel
+from fspmu.experiments.reporting import report_after
 from fspmu.repairing import carry_out
 from fspmu.results.store import config_hash
 from fspmu.stages.asking import KEEPS, Asked, config_of
@@ -46,6 +47,7 @@ def repair_model(options: RepairModel) -> Outcome:
         options.settings,
         options.keep,
         options.fit,
+        options.corrections,
     )
     config = config_of(taken, asked, run) | precision_config(options.compute)
     out = options.compute.out or Path("runs") / f"{taken.name}-repair-{config_hash(config)[:8]}"
@@ -55,7 +57,7 @@ def repair_model(options: RepairModel) -> Outcome:
         result = carry_out(taken, asked, run, config)
         if result.work is not None and run.processes.main:
             write_repair(result.work, result.issues, result.record, folder.path)
-        return finish(folder, result.record, run)
+        return report_after(finish(folder, result.record, run), run)
 
 
 def _check(options: RepairModel) -> None:

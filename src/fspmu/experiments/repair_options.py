@@ -32,6 +32,8 @@ class RepairModel:
     """Images with labels that you trust, read as --dataset is. None: the data's own test part, else a hold-out whose labels may be wrong."""
     forget: Path | None = None
     """What is known to be wrong already: a table of issues (ours or cleanlab's), a mask, indices or ids, as .csv, .npy, .json or .parquet."""
+    corrections: Path | None = None
+    """What a person decided of labels: the corrections.csv of a review. It beats the detector."""
     intake: Intake = field(default_factory=Intake)
     detector: str = DEFAULT
     """How to find wrong labels; see `fspmu methods`."""

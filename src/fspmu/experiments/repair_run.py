@@ -21,13 +21,16 @@ from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
 from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.experiments.pipeline import OpenedRun, open_run, picture_config, seed_of
+from fspmu.experiments.reporting import report_after
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
 from fspmu.preprocessing import Geometry, Preprocessing
 from fspmu.results.record import make_record
 from fspmu.results.store import read_json, write_text
+from fspmu.stages.deciding import decide_found, mark_decided, read_decided
 from fspmu.stages.finding import find_label_issues
 from fspmu.stages.mending import Mended, mend, say_if_worse, suitable_settings
+from fspmu.stages.page_material import Seen, given_settings, write_if_possible
 from fspmu.stages.writing import write_detection, write_predictions
 
 
@@ -69,6 +72,7 @@ def unlearn(options: Unlearn) -> Outcome:
     for asked in (settings, detector_settings, options.cut):
         check_settings(asked)
     check_picture(options.picture, opened.images)
+    decided = None if options.corrections is None else read_decided(options.corrections, opened.images, opened.test)
     config = _config("unlearn", options, opened) | {
         "data": opened.config["data"],
         "method": options.method,
@@ -77,26 +81,29 @@ def unlearn(options: Unlearn) -> Outcome:
         "detector_settings": asdict(detector_settings),
         "cut": asdict(options.cut),
         **picture_config(options.picture),
+        **({} if decided is None else {"corrections": decided.digest()}),
     }
-    out = options.compute.out or opened.path / f"unlearn-{options.method}-{options.detector}"
+    name = f"unlearn-{options.method}-{options.detector}" + ("" if decided is None else f"-corrected-{decided.digest()[:8]}")
+    out = options.compute.out or opened.path / name
     run = make_run(options.compute, opened.test, seed_of(options, opened))
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        repaired = mend(
-            opened.model,
-            opened.images,
-            method=options.method,
-            settings=settings,
-            detector=options.detector,
-            detector_settings=detector_settings,
-            cut=options.cut,
-            truth=opened.truth,
-            run=run,
-        )
+        asked = {"detector": options.detector, "settings": detector_settings, "cut": options.cut}
+        found = find_label_issues(opened.model, opened.images, **asked, truth=opened.truth, run=run)
+        if decided is not None:
+            found = decide_found(found, decided, opened.images)
+        learned = {"method": options.method, "settings": settings, "new_labels": None if decided is None else decided.new_labels}
+        repaired = mend(opened.model, opened.images, found=found, truth=opened.truth, run=run, **learned)
+        issues = repaired.issues if decided is None else mark_decided(repaired.issues, decided, opened.images.class_names)
         say_if_worse(repaired, run)
         if run.processes.main:
-            _write_repair(repaired, folder.path, opened)
+            _write_repair(repaired, issues, folder.path, opened)
+            told = given_settings(detector_settings, options.cut, settings)
+            spent = sum(run.seconds.values())
+            seen = Seen(opened.images, repaired, issues, opened.model, opened.test, settings=told, seconds=spent, seed=run.seed)
+            if trouble := write_if_possible(folder.path, seen):
+                run.notice(trouble)
             draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
         record = make_record(
             config=config,
@@ -110,12 +117,12 @@ def unlearn(options: Unlearn) -> Outcome:
             warnings=run.notices,
             machine=run.machine,
         )
-        return finish(folder, record, run)
+        return report_after(finish(folder, record, run), run)
 
 
-def _write_repair(repaired: Mended, folder: Path, opened: OpenedRun) -> None:
+def _write_repair(repaired: Mended, issues: pd.DataFrame, folder: Path, opened: OpenedRun) -> None:
     write_detection(repaired.detection, folder)
-    write_issues(repaired.issues, folder / "label_issues.csv")
+    write_issues(issues, folder / "label_issues.csv")
     save_tensors(folder / "labels.safetensors", opened.labels)
     write_predictions(folder, repaired.detection.predictions, repaired.after, repaired.detection.split.retain)
     save_model(describe(repaired.model), folder)

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from fspmu.engine.run import Run
 from fspmu.errors import DetectionWarning, InputError, check_settings, choose
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
+from fspmu.stages.deciding import read_decided
 from fspmu.stages.mending import suitable_settings
 from fspmu.stages.taking_in import Taken
 from fspmu.unlearning import METHODS as UNLEARNING
@@ -41,6 +43,8 @@ class Asked:
     """A key of KEEPS."""
     fit: bool = True
     """Whether the learning rate may be lowered to fit the model."""
+    corrections: Path | None = None
+    """A table of what a person decided of labels: it beats detector and forget set."""
 
 
 def forget_set(taken: Taken, asked: Asked, run: Run | None = None) -> Split:
@@ -91,6 +95,7 @@ def config_of(taken: Taken, asked: Asked, run: Run) -> dict[str, Any]:
     check_settings(asked.cut)
     if asked.truth is not None and asked.truth.shape != taken.images.given_labels.shape:
         raise InputError(f"truth has the shape {tuple(asked.truth.shape)}, but there are {len(taken.images):,} images: give a label for each")
+    decided = {} if asked.corrections is None else {"corrections": read_decided(asked.corrections, taken.images, taken.evaluation).digest()}
     forget = None
     if asked.forget is not None:
         split = forget_set(taken, asked)
@@ -110,6 +115,7 @@ def config_of(taken: Taken, asked: Asked, run: Run) -> dict[str, Any]:
         "truth": None if asked.truth is None else _digest(asked.truth),
         "keep": asked.keep,
         "seed": run.seed,
+        **decided,
     }
 
 

@@ -81,7 +81,7 @@ def find_label_issues(
         logits = predictions.logits if seen is None else predictions.logits[seen]
         evidence = gather(chosen.needs, model, shown, logits, shown_truth, run, settings)
         draws = run.generator("score", detector), run.generator("cut", detector)
-        score, clean, early, remarks = run.processes.from_main(lambda: _judge(chosen, evidence, settings, *draws))
+        score, clean, early, remarks, parts = run.processes.from_main(lambda: _judge(chosen, evidence, settings, *draws))
         for remark in remarks:
             run.notice(remark)
         split = split_at(clean, score, evidence.given_labels, images.num_classes, cut if chosen.floor else replace(cut, class_floor=0))
@@ -92,10 +92,12 @@ def find_label_issues(
         if early is not None:
             split = forget_memorised(split, early, cut)
             score = 1 - split.clean_probability
+    axis = chosen.axis if early is None else "noise probability"
+    mixture = {"axis": axis, "threshold": score_at(score, split.clean_probability, cut.threshold), "components": [] if early is not None else parts}
     quality = None if shown_truth is None else detection_quality(score, split, evidence.given_labels, shown_truth)
     if seen is not None:
         score, split = _spread(score, seen, len(images), float("nan")), split_among(split, seen, len(images))
-    report = {"detector": detector, "settings": asdict(settings), "quality": quality}
+    report = {"detector": detector, "settings": asdict(settings), "quality": quality, "mixture": mixture}
     return detection_of(as_given, split, predictions, score, report | {"passes": run.passes["detection"]})
 
 
@@ -103,6 +105,19 @@ def detection_of(images: Images, split: Split, predictions: Predictions, score: 
     """Return what was found as one thing: the split, and the issues as the model of `predictions` sees them."""
     seen = ~split.clean_probability.isnan()
     return Detection(score, split, predictions, images, report | split.counts | {"issues": int((split.forget | ~split.retain)[seen].sum())})
+
+
+def score_at(score: Tensor, clean_probability: Tensor, threshold: float) -> float | None:
+    """Return the score, HIGH = looks wrong, above which P(clean) (N,) is not above `threshold`: between two samples; None where one side is empty.
+
+    A wide component may call the lowest scores wrong too: these do not count.
+    """
+    order = score.argsort(stable=True)
+    good = (clean_probability[order] > threshold).nonzero().squeeze(1)
+    if not len(good) or int(good[-1]) + 1 == len(score):
+        return None
+    last = int(good[-1])
+    return float((score[order[last]].double() + score[order[last + 1]].double()) / 2)
 
 
 def split_among(split: Split, rows: Tensor, total: int) -> Split:
@@ -129,16 +144,23 @@ def opinions_behind(logits: Tensor, given_labels: Tensor) -> Opinions:
     return join_opinions((opinions_of(z.softmax(1), labels) for z, labels in batches), len(logits))
 
 
-def _judge(detector: Detector, evidence: Evidence, settings: Any, *generators: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-    """Return score (N,), HIGH = looks wrong, P(clean) (N,), the same by the early score if there is one, and what the detector had to remark."""
+def _judge(
+    detector: Detector, evidence: Evidence, settings: Any, *generators: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None, list[str], list[dict[str, Any]]]:
+    """Return score (N,), HIGH = looks wrong, P(clean) (N,), the same by the early score if there is one, what was remarked, and the mixture's components."""
+    parts: list[dict[str, Any]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DetectionWarning)
         score = detector.score(evidence, settings, generators[0])
-        clean = detector.cut(score, evidence.given_labels, settings, generators[1])
+        if detector.mixture is None:
+            clean = detector.cut(score, evidence.given_labels, settings, generators[1])
+        else:
+            clean, components = detector.mixture(score, evidence.given_labels, settings, generators[1])
+            parts = [part._asdict() for part in components]
         early = None
         if detector.early is not None:
             early = detector.cut(detector.early(evidence, settings, generators[0]), evidence.given_labels, settings, generators[1])
-    return score, clean, early, [str(warning.message) for warning in caught]
+    return score, clean, early, [str(warning.message) for warning in caught], parts
 
 
 def gather(needs: frozenset[str], model: Classifier, images: Images, logits: Tensor, truth: Tensor | None, run: Run, settings: Any = None) -> Evidence:

@@ -19,6 +19,7 @@ from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.stages.finding import Detection, find_label_issues, opinions_behind, prepared
+from fspmu.stages.relabelling import with_new_labels
 from fspmu.unlearning import METHODS as UNLEARNING
 
 
@@ -52,12 +53,14 @@ def mend(
     cut: SplitSettings | None = None,
     truth: Tensor | None = None,
     found: Detection | None = None,
+    new_labels: Tensor | None = None,
     run: Run | None = None,
 ) -> Mended:
     """Return a copy of `model` that has forgotten the labels of `images` that look wrong, and recovered on the rest.
 
     settings None: the preset that suits how the model was trained, made to fit one of somebody else's. found: what to forget, where it is known already;
-    else `detector` finds it. Without anything to forget the model comes back unchanged.
+    else `detector` finds it. new_labels (N,): right labels that a person gave, -1 where nobody did; these are learned. Without anything to forget the model
+    comes back unchanged.
     Raises what `find_label_issues` raises, and EmptySplit when there is nothing to retain.
     """
     choose(UNLEARNING, method, "method")
@@ -71,7 +74,7 @@ def mend(
     if run.evaluation is not None:
         run.evaluation = run.evaluation.prepared_as(images.preprocessing).to(run.device)
     right_before = _right_answers(model, run)
-    model = unlearn(model, images, split, method=method, settings=settings, run=run)
+    model = unlearn(model, *with_new_labels(images, split, new_labels), method=method, settings=settings, run=run)
     with run.timed("evaluation"):
         after = predict(model, images, run, rows=found.predictions.rows)
     right_after = _right_answers(model, run)

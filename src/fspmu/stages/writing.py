@@ -27,6 +27,7 @@ from fspmu.results.store import RunFolder, replacing, write_json, write_text
 from fspmu.stages.finding import Detection
 from fspmu.stages.judging import Comparison
 from fspmu.stages.mending import Mended
+from fspmu.stages.page_material import Seen, write_if_possible
 from fspmu.stages.taking_in import Taken
 
 Json = dict[str, Any]
@@ -47,6 +48,8 @@ class Work:
     """What the comparison says, in a sentence."""
     metrics: tuple[Json, ...] = ()
     """The figures of each epoch, as in `metrics.jsonl`."""
+    settings: tuple[tuple[str, str, str], ...] = ()
+    """Name, value and meaning of whatever was set."""
 
 
 @contextlib.contextmanager
@@ -83,7 +86,24 @@ def write_repair(work: Work, issues: pd.DataFrame, record: Json, folder: Path) -
         hand_back(work.network, folder, parent_hash=work.parent, facts=_card_facts(work, record))
     else:
         save_model(work.network, folder)
+    if trouble := write_if_possible(folder, _seen(work, issues, record)):
+        record["warnings"].append(trouble)
     write_json(folder / "record.json", record)
+
+
+def _seen(work: Work, issues: pd.DataFrame, record: Json) -> Seen:
+    taken, spent = work.taken, sum(seconds for seconds in record["seconds"].values() if seconds is not None)
+    return Seen(
+        taken.images,
+        work.mended,
+        issues,
+        taken.model,
+        taken.evaluation,
+        taken.held if taken.kind == "held out" else None,
+        work.settings,
+        spent,
+        record["config"]["seed"],
+    )
 
 
 def write_detection(found: Detection, folder: Path) -> None:
@@ -146,9 +166,3 @@ def _card_facts(work: Work, record: Json) -> CardFacts:
         accepted=kept == "repaired",
         verdict=work.verdict,
     )
-
-
-def read_issues(path: Path) -> pd.DataFrame:
-    """Read the table that `write_issues` wrote: names and ids as text, whatever they look like."""
-    text = ("given_label", "predicted_label", "suggested_label", "action", "path", "id")
-    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={"label_score": [""], "noise_probability": [""]})

@@ -1,0 +1,187 @@
+"""What a page says first: the run, whether the repair paid, five numbers, and what to be careful about."""
+
+import shlex
+from typing import Any
+
+import numpy as np
+
+from fspmu.report.run_files import RunFiles
+
+Json = dict[str, Any]
+
+RARE = 20
+"""Images below which a class says little."""
+
+
+def percent(share: float | None) -> str:
+    """Return a fraction as a percentage, or a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def spell_seconds(seconds: float) -> str:
+    """Return a time in words."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def run_card(files: RunFiles) -> Json:
+    """Return the title of a run, the command that repeats it, and the facts about it."""
+    record, config = files.record, files.config
+    data, machine = record["data"], record.get("machine") or {}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()))
+    model = config.get("model")
+    if not isinstance(model, dict):
+        model = {}
+    pretraining = record.get("pretraining") or {}
+    facts = [
+        ("Data", data["name"]),
+        ("Training images", f"{data['train']:,}"),
+        ("Evaluation images", f"{data.get('test', 0):,}"),
+        ("Classes", f"{len(files.classes):,}"),
+        ("Pixels", " x ".join(map(str, data["shape"]))),
+        ("Model", model.get("origin") or (f"trained by {pretraining['method']}" if pretraining else "")),
+        ("Method", config.get("method", "")),
+        ("Detector", record["detection"]["detector"]),
+        ("Seed", str(config.get("seed", ""))),
+        ("Device", machine.get("device", "")),
+        ("Precision", machine.get("precision", "")),
+        ("Versions", versions),
+        ("Fingerprint of the data", data.get("fingerprint", "")),
+        ("Run", files.identity),
+    ]
+    title = f"{data['name']}: {config.get('method', 'repair')}, wrong labels by {record['detection']['detector']}"
+    return {"title": title, "command": command_of(files), "facts": [[label, str(value)] for label, value in facts if value not in ("", None)]}
+
+
+def command_of(files: RunFiles) -> str:
+    """Return the command that repeats the run as far as its config tells, each word quoted for a shell."""
+    config = files.config
+    words = ["fspmu", str(config.get("command", "unlearn"))]
+    if config.get("command") == "repair":
+        origin = (config.get("model") or {}).get("origin") or "MODEL"
+        words += ["--model", origin, "--dataset", str(files.record["data"]["name"])]
+    else:
+        words.append(files.folder.parent.name)
+    words += ["--method", str(config.get("method", ""))]
+    if config.get("detector") not in (None, "given"):
+        words += ["--detector", str(config["detector"])]
+    settings = [(config.get("settings"), ""), (config.get("detector_settings"), ""), (config.get("cut"), "")]
+    for part, _ in settings:
+        for name, value in sorted((part or {}).items()):
+            if value is not None and not isinstance(value, bool | list | dict):
+                words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--seed", str(config.get("seed", 0))])
+
+
+def verdict(files: RunFiles) -> Json:
+    """Return whether the repair paid, in a sentence with its evidence, and five numbers."""
+    kind, sentence, change = _judged(files)
+    record = files.record
+    detection, total = record["detection"], record["data"]["train"]
+    forgotten, share, note = int(files.issues["forget"].sum()), *_noise_share(files)
+    spent = sum(record["seconds"].get(stage) or 0.0 for stage in ("detection", "unlearning"))
+    anew = record["seconds"].get("pretraining")
+    suspects = int(files.issues["is_label_issue"].sum())
+    numbers = [
+        {"label": "Suspects", "value": f"{suspects:,}", "note": f"of {total:,} images, by {detection['detector']}"},
+        {"label": "Estimated noise", "value": percent(share), "note": note},
+        {"label": "Forgotten", "value": f"{forgotten:,}", "note": "labels"},
+        {"label": "Accuracy", "value": change[0], "note": change[1]},
+        {"label": "Time", "value": spell_seconds(spent), "note": f"training took {spell_seconds(anew)}" if anew else "to find and to forget"},
+    ]
+    return {"sentence": sentence, "kind": kind, "numbers": numbers}
+
+
+def _judged(files: RunFiles) -> tuple[str, str, tuple[str, str]]:
+    """Return better, worse, same or unknown, the sentence, and the change with what it was measured on."""
+    evaluation, accuracy = files.record.get("evaluation"), files.record.get("test_accuracy") or {}
+    if evaluation:
+        trusted = evaluation["kind"] == "given"
+        on = f"on {evaluation['samples']:,} evaluation images" + ("" if trusted else " held out of the training set, whose labels may be wrong")
+        low, high = evaluation["difference_interval"]
+        change = f"{percent(evaluation['before'])} → {percent(evaluation['after'])}"
+        kind = "better" if low > 0 else "worse" if high < 0 else "same"
+        sure = {"better": "Better", "worse": "Worse", "same": "No clear change"}[kind]
+        if not trusted and kind != "worse":
+            kind, sure = "unknown", "Not proven"
+        words = f"{sure}: {change} right {on}; the difference is {100 * evaluation['difference']:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})."
+        kept = " The model is handed back as it was." if evaluation["handed_back"] == "original" else ""
+        return kind, words + kept, (change, on)
+    before, last = accuracy.get("before"), accuracy.get("last")
+    if before is None or last is None:
+        return "unknown", "Nobody can tell whether the repair paid: there were no evaluation images.", ("–", "no evaluation images")
+    kind = "better" if last > before else "worse" if last < before else "same"
+    images = files.record["data"].get("test", 0)
+    change = f"{percent(before)} → {percent(last)}"
+    words = {"better": "Better", "worse": "Worse", "same": "Unchanged"}[kind]
+    sentence = f"{words}: {change} of {images:,} evaluation images are predicted as labelled; no interval was computed."
+    return kind, sentence, (change, f"on {images:,} evaluation images")
+
+
+def _noise_share(files: RunFiles) -> tuple[float | None, str]:
+    """Return the mean noise probability, and in words what chance may add to it."""
+    noise = files.issues["noise_probability"].to_numpy(dtype=float)
+    noise = noise[np.isfinite(noise)]
+    if not len(noise):
+        return None, "not estimated"
+    share = float(noise.mean())
+    spread = 1.96 * float(np.sqrt((noise * (1 - noise)).sum())) / len(noise)
+    if spread == 0:
+        return share, "as the detector was told"
+    return share, f"95 %: {100 * max(0.0, share - spread):.1f} to {100 * min(1.0, share + spread):.1f} %, if its probabilities hold"
+
+
+def cautions(files: RunFiles) -> list[Json]:
+    """Return what to be careful about, the gravest first."""
+    record, data = files.record, files.record["data"]
+    evaluation = record.get("evaluation") or {}
+    found = [_caution(text) for text in record["warnings"]]
+    if evaluation.get("kind") == "held out":
+        found.append(("warn", "The evaluation images are held out of the training set: their labels may be as wrong as the others.", "verdict"))
+    rare = [name for name, count in zip(files.classes, data["class_counts"], strict=True) if count < RARE]
+    if rare:
+        told = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        found.append(("warn", f"Few images say little: {len(rare)} of {len(files.classes)} classes have fewer than {RARE} ({told}).", "classes"))
+    if data.get("unreadable"):
+        found.append(("warn", f"{data['unreadable']:,} images could not be read and are left out; unreadable.csv names them.", None))
+    found += [("info", note, None) for note in data.get("notes", [])]
+    if record["detection"].get("corrections"):
+        counts = ", ".join(f"{count:,} {word}" for word, count in record["detection"]["corrections"].items() if count)
+        found.append(("info", f"A person decided some labels, and their word beats the detector's: {counts or 'none'}.", "review"))
+    if files.material.get("streamed"):
+        found.append(("info", "Images were read from their files as they were needed.", None))
+    if not files.material:
+        again = "run the command above with another --out to have them"
+        found.append(("info", f"This run has no pictures, neighbours, map or changed images, which are kept as a repair is made; {again}.", "review"))
+    seen: dict[str, Json] = {}
+    for level, text, panel in sorted(found, key=lambda entry: entry[0] != "warn"):
+        seen.setdefault(text, {"level": level, "text": text, "panel": panel})
+    return list(seen.values())
+
+
+def _caution(text: str) -> tuple[str, str, str | None]:
+    for words, level, panel in (
+        ("two groups", "warn", "scores"),
+        ("not converged", "warn", "scores"),
+        ("all scores are equal", "warn", "scores"),
+        ("WORSE", "warn", "verdict"),
+        ("not better", "warn", "verdict"),
+        ("fell further", "warn", "verdict"),
+        ("training images too", "warn", "verdict"),
+        ("implausible", "warn", None),
+        ("looks wrong; the", "warn", "classes"),
+    ):
+        if words in text:
+            return level, text, panel
+    return "info", text, None
+
+
+def numbers(files: RunFiles) -> list[list[str]]:
+    """Return the numbers by which runs are set side by side."""
+    quality = files.record["detection"].get("quality") or {}
+    rows = [[number["label"], number["value"]] for number in verdict(files)["numbers"]]
+    rows += [[f"Detection {name}", percent(quality[name])] for name in ("precision", "recall", "f1", "auc") if quality.get(name) is not None]
+    rows += [["Method", str(files.config.get("method", ""))], ["Detector", str(files.record["detection"]["detector"])]]
+    return [*rows, ["Seed", str(files.config.get("seed"))]]
