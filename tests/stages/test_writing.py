@@ -26,7 +26,19 @@ from fspmu.stages.asking import Asked, config_of
 from fspmu.stages.taking_in import take_in
 from memorised_digits import FEW, NAMES, build, digits, memorised, repair, same, write_folder
 
-ALWAYS = {"README.md", "config.json", "done", "label_issues.csv", "labels.safetensors", "metrics.jsonl", "model.json", "model.safetensors"}
+ALWAYS = {
+    "README.md",
+    "config.json",
+    "done",
+    "label_issues.csv",
+    "labels.safetensors",
+    "metrics.jsonl",
+    "model.json",
+    "model.safetensors",
+    "page/material.json",
+    "page/material.safetensors",
+    "page/thumbs-000.webp",
+}
 ALWAYS |= {"predictions.safetensors", "record.json", "split.safetensors"}
 
 

@@ -127,8 +127,10 @@ def threshold_between(score: NDArray[np.float64], issue: NDArray[np.bool_]) -> f
     below = np.concatenate([[0], np.cumsum(issue[order])])
     above = np.concatenate([np.cumsum((~issue[order])[::-1])[::-1], [0]])
     cut = int((below + above).argmin())
-    sides = score[order][max(cut - 1, 0) : cut + 1] if 0 < cut < len(score) else score[order][[0 if cut == 0 else -1]]
-    return float(sides.mean())
+    ranked = score[order]
+    if cut == 0:  # everything is an issue: a little below all of it
+        return float(ranked[0] - 1e-3 * max(1.0, abs(ranked[0])))
+    return float(ranked[cut - 1 : cut + 1].mean())
 
 
 def curves(files: RunFiles) -> list[Json]:
