@@ -78,7 +78,7 @@ def test_a_persons_word_beats_the_detectors(tmp_path):
     assert (table["decided"] == "").sum() == len(table) - 8 and list(table.columns)[-1] == "decided"
     assert split["forget"].sum() == record["detection"]["forget"] == table["forget"].sum()
     page = build_payload(folder)
-    assert any("beats the detector's: 3 accept" in warning["text"] for warning in page["warnings"])
+    assert any("beats the detector's: 3 with another label" in warning["text"] for warning in page["warnings"])
     assert any("decided by a person: accept" in marks for marks in page["items"]["reasons"])
 
 

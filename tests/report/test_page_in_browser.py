@@ -3,25 +3,15 @@
 import csv
 import io
 import json
-import shutil
-import time
 
 import pytest
+from browser_tab import Page, browser, needs_browser, playwright
 from sample_payload import sample_payload
 
 from fspmu.report.page import render_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as tools:
-        started = tools.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])  # as root it starts no other way
-        yield started
-        started.close()
+__all__ = ["browser"]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module", params=["plain", "hostile"])
@@ -29,51 +19,6 @@ def file(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
     path.write_text(render_page(sample_payload(hostile=request.param == "hostile")), encoding="utf-8")
     return path
-
-
-class Page:
-    """A page that remembers everything it should not have done: errors, dialogs, requests."""
-
-    def __init__(self, browser, path, width=1400):
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
-        self.tab, self.wrong = self.context.new_page(), []
-        self.tab.on("console", lambda message: self.wrong.append(message.text) if message.type in ("error", "warning") else None)
-        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.tab.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
-        allowed = (path.as_uri(), "data:", "blob:")
-        self.tab.on("request", lambda request: None if request.url.startswith(allowed) else self.wrong.append(request.url))
-        self.tab.goto(path.as_uri())
-        self.alive()
-        self.data = json.loads(self.tab.locator("#payload").text_content())
-
-    def alive(self):
-        self.until("document.documentElement.classList.contains('alive')")
-
-    def until(self, condition):
-        """Wait for what a script says; the page forbids the strings that playwright's own waiting would evaluate in it."""
-        deadline = time.monotonic() + 10
-        while not self.tab.evaluate(condition):
-            assert time.monotonic() < deadline, condition
-            self.tab.wait_for_timeout(20)
-
-    def go(self, selector):
-        self.tab.evaluate(f"document.querySelector('{selector}').scrollIntoView()")
-
-    def press(self, *keys):
-        for key in keys:
-            self.tab.keyboard.press(key)
-
-    def text(self, selector):
-        return self.tab.locator(selector).text_content().replace("\u202f", "")
-
-    def says(self, selector, words):
-        playwright.expect(self.tab.locator(selector)).to_contain_text(words)
-
-    def download(self, kind):
-        with self.tab.expect_download() as started:
-            self.tab.locator(f"dl [data-export={kind}]").click()
-        with open(started.value.path(), encoding="utf-8", newline="") as opened:
-            return started.value.suggested_filename, opened.read()
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,10 @@ from fspmu.errors import InputError
 from fspmu.report.page import render_page, script_json
 from fspmu.report.panels import MOST_BINS, bins_of, noise_at, threshold_between
 from fspmu.report.payload import build_payload
-from fspmu.report.run_files import read_issues
+from fspmu.report.run_files import read_issues, read_run
+from fspmu.report.verdicts import command_of
 from fspmu.results.cells import prefixed
+from fspmu.results.store import read_json
 from memorised_digits import digits
 from memorised_digits import repair as repair_own
 from repaired_digits import copy_of, repaired, trained
@@ -106,7 +110,7 @@ def test_a_repair_of_somebodys_own_without_labels_to_trust(tmp_path):
     trusted = digits()
     repair_own(out=tmp_path / "trusted", evaluation=(trusted.test_pixels, trusted.test_truth))
     other = build_payload(tmp_path / "trusted", [tmp_path / "own"])
-    assert "95 %" in other["verdict"]["sentence"] and [run["title"] for run in other["compare"]] == [f"{tmp_path.name}/trusted", f"{tmp_path.name}/own"]
+    assert "95\u202f%" in other["verdict"]["sentence"] and [run["title"] for run in other["compare"]] == [f"{tmp_path.name}/trusted", f"{tmp_path.name}/own"]
     check(other)
 
 
@@ -124,8 +128,9 @@ def test_a_folder_without_material_says_what_is_missing(tmp_path):
     assert any("no pictures, neighbours, map" in warning["text"] for warning in found["warnings"])
 
 
-def test_hostile_names_stay_names(tmp_path):
-    folder = copy_of(repaired(), tmp_path / "run")
+def with_hostile_names(place):
+    """Return a repair of digits in `place` whose classes, ids and paths are called so as to do harm."""
+    folder = copy_of(repaired(), place)
     record, table = json.loads((folder / "record.json").read_text()), read_issues(folder / "label_issues.csv")
     renamed = dict(zip(record["data"]["classes"], HOSTILE, strict=True))
     record["data"] |= {"classes": list(HOSTILE), "name": HOSTILE[1]}
@@ -134,9 +139,15 @@ def test_hostile_names_stay_names(tmp_path):
     odd = [f"{HOSTILE[row % len(HOSTILE)]}\r{row}" for row in range(len(table))]
     shielded = table.assign(id=odd, path=odd, **names).map(lambda cell: prefixed(cell) if isinstance(cell, str) else cell)
     shielded.to_csv(folder / "label_issues.csv", index=False, quoting=1)
+    return folder
+
+
+def test_hostile_names_stay_names(tmp_path):
+    folder = with_hostile_names(tmp_path / "run")
     found = build_payload(folder)
     html = check(found)
-    assert found["classes"] == list(HOSTILE) and set(found["items"]["id"]) <= set(odd) | {name for name in build_payload(repaired())["items"]["id"]}
+    odd = set(read_issues(folder / "label_issues.csv")["id"])
+    assert found["classes"] == list(HOSTILE) and set(found["items"]["id"]) <= odd | {name for name in build_payload(repaired())["items"]["id"]}
     assert "<script>alert(1)" not in html and "<img src=x" not in html and "</style><b>" not in html
 
 
@@ -202,3 +213,22 @@ def test_a_page_is_made_without_torch():
     out = trained().parent / "elsewhere" / "page.html"
     done = subprocess.run([sys.executable, "-c", code, str(repaired()), str(out)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"report: {out}", "[]"] and out.stat().st_size < 10_000_000
+
+
+def test_the_command_repeats_the_run():
+    from fspmu.cli import parse
+    from fspmu.detection import DETECTORS
+    from fspmu.experiments.experiment import Unlearn
+    from fspmu.unlearning import METHODS
+
+    files = read_run(repaired())
+    assert command_of(replace(files, material={"command": "fspmu unlearn 'my run'"})) == "fspmu unlearn 'my run'"
+    config = files.config | {"settings": files.config["settings"] | {"reference_statistics": True, "milestones": [3, 3]}}
+    words = shlex.split(command_of(replace(files, config=config)))
+    assert words[:3] == ["fspmu", "unlearn", "RUN"], "the repair lies elsewhere than in the folder of the run"
+    inside = replace(files, folder=trained() / "repaired", config=config | {"run": read_json(trained() / "config.json")["hash"]})
+    assert shlex.split(command_of(inside))[2] == trained().name
+    options = parse("unlearn", Unlearn, words[2:], detector_settings=DETECTORS["gmm"].settings, settings=METHODS["fspmu"].settings)
+    assert json.loads(json.dumps(asdict(options.settings))) == config["settings"]
+    assert (asdict(options.detector_settings), asdict(options.cut), options.compute.seed) == (config["detector_settings"], config["cut"], config["seed"])
+    assert command_of(replace(files, config={"command": "repair"}, material={})) == ""

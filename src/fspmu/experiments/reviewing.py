@@ -15,11 +15,10 @@ def review(options: Review) -> None:
     """
     if not 0 <= options.port <= 65535:
         raise InputError(f"--port is {options.port}; give a number from 0 to 65535, 0 for any that is free")
-    with open_review(options.run, options.compare, options.port) as server:
+    with open_review(options.run, options.compare, options.port) as server, contextlib.suppress(KeyboardInterrupt):
         print(f"review: {server.address}", flush=True)
         print(f"decisions are saved in {server.folder}; Ctrl-C stops", flush=True)
         if not options.no_browser:
             webbrowser.open(server.address)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
     print("stopped; everything that was decided is saved", flush=True)

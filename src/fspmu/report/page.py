@@ -174,7 +174,7 @@ def _policy(scripts: Sequence[str], styles: Sequence[str], served: bool) -> str:
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=False, keep_trailing_newline=False)
     environment.filters |= {
-        "whole": lambda number: f"{number:,}".replace(",", "\u202f"),
+        "whole": lambda number: f"{number:,}",
         "percent": lambda share: "–" if share is None else f"{100 * share:.1f}\u202f%",
         "points": lambda change: "–" if change is None else f"{100 * change:+.1f}".replace("-", "−"),
         "capitalised": lambda text: text[:1].upper() + text[1:],

@@ -14,7 +14,7 @@ Json = dict[str, Any]
 MOST_BINS = 512
 OTHER = ("lr", "seconds", "learning_rate")
 """Figures of an epoch that are neither accuracy nor part of a loss."""
-POLARITY = "noise_probability, high = bad"
+POLARITY = "high = looks wrong"
 
 
 def rounded(value: Any) -> float | None:
@@ -134,27 +134,26 @@ def threshold_between(score: NDArray[np.float64], issue: NDArray[np.bool_]) -> f
 
 
 def curves(files: RunFiles) -> list[Json]:
-    """Return a chart for each kind of figure that the stages logged: losses, and accuracies in percent."""
+    """Return the charts of what the stages logged by epoch: losses, each kind by itself as their scales differ, and accuracies in percent."""
     found: dict[tuple[str, str], dict[str, tuple[list[int], list[float]]]] = defaultdict(dict)
     for line in files.metrics:
         stage = str(line.get("stage", ""))
         for name, value in line.items():
-            if name in ("stage", "epoch") or isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            if name in ("stage", "epoch", *OTHER) or isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
                 continue
-            panel = "accuracy" if "accuracy" in name else "loss"
-            if name not in OTHER:
-                x, y = found[panel, stage].setdefault(name.replace("_", " "), ([], []))
-                x.append(int(line.get("epoch", 0)))
-                y.append(round(100 * float(value), 2) if panel == "accuracy" else round(float(value), 4))
-    titles = {"loss": ("Losses of {}", ""), "accuracy": ("Accuracy by epoch of {}", "%")}
+            told, accuracy = name.replace("_", " "), "accuracy" in name
+            title = f"Accuracy by epoch of {stage}" if accuracy else f"Loss of {stage}: {told}"
+            x, y = found["accuracy" if accuracy else "loss", title].setdefault(told, ([], []))
+            x.append(int(line.get("epoch", 0)))
+            y.append(round(100 * float(value), 2) if accuracy else round(float(value), 4))
     return [
         {
             "panel": panel,
-            "title": titles[panel][0].format(stage),
-            "unit": titles[panel][1],
-            "series": [{"label": name, "x": x, "y": y} for name, (x, y) in sorted(series.items())],
+            "title": title,
+            "unit": "%" if panel == "accuracy" else "",
+            "series": [{"label": n, "x": x, "y": y} for n, (x, y) in sorted(drawn.items())],
         }
-        for (panel, stage), series in sorted(found.items(), key=lambda entry: entry[0][0] != "loss")
+        for (panel, title), drawn in sorted(found.items(), key=lambda entry: entry[0][0] != "loss")
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fspmu.report.run_files import RunFiles
+from fspmu.results.store import read_json
 
 Json = dict[str, Any]
 
@@ -15,7 +16,12 @@ RARE = 20
 
 def percent(share: float | None) -> str:
     """Return a fraction as a percentage, or a dash where there is none."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{100 * share:.1f}\u202f%"
+
+
+def from_to(before: float, after: float) -> str:
+    """Return a change of a fraction in percent."""
+    return f"{100 * before:.1f} → {100 * after:.1f}\u202f%"
 
 
 def spell_seconds(seconds: float) -> str:
@@ -47,32 +53,36 @@ def run_card(files: RunFiles) -> Json:
         ("Seed", str(config.get("seed", ""))),
         ("Device", machine.get("device", "")),
         ("Precision", machine.get("precision", "")),
-        ("Versions", versions),
         ("Fingerprint of the data", data.get("fingerprint", "")),
         ("Run", files.identity),
+        ("Versions", versions),
     ]
     title = f"{data['name']}: {config.get('method', 'repair')}, wrong labels by {record['detection']['detector']}"
     return {"title": title, "command": command_of(files), "facts": [[label, str(value)] for label, value in facts if value not in ("", None)]}
 
 
 def command_of(files: RunFiles) -> str:
-    """Return the command that repeats the run as far as its config tells, each word quoted for a shell."""
+    """Return the command that repeats the run, each word quoted for a shell: as it was typed, else as the config tells; empty for a repair from Python."""
     config = files.config
-    words = ["fspmu", str(config.get("command", "unlearn"))]
-    if config.get("command") == "repair":
-        origin = (config.get("model") or {}).get("origin") or "MODEL"
-        words += ["--model", origin, "--dataset", str(files.record["data"]["name"])]
-    else:
-        words.append(files.folder.parent.name)
-    words += ["--method", str(config.get("method", ""))]
-    if config.get("detector") not in (None, "given"):
-        words += ["--detector", str(config["detector"])]
-    settings = [(config.get("settings"), ""), (config.get("detector_settings"), ""), (config.get("cut"), "")]
-    for part, _ in settings:
-        for name, value in sorted((part or {}).items()):
-            if value is not None and not isinstance(value, bool | list | dict):
-                words += [f"--{name.replace('_', '-')}", str(value)]
+    if typed := files.material.get("command"):
+        return str(typed)
+    if config.get("command") != "unlearn":
+        return ""
+    words = ["fspmu", "unlearn", _run_of(files), "--method", str(config["method"]), "--detector", str(config["detector"])]
+    for part in ("settings", "detector_settings", "cut"):
+        for name, value in sorted((config.get(part) or {}).items()):
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                words += [flag] if value else []
+            elif value is not None:
+                words += [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
     return shlex.join([*words, "--seed", str(config.get("seed", 0))])
+
+
+def _run_of(files: RunFiles) -> str:
+    """Return the name of the folder that was worked on, where it still is the one around this."""
+    around = files.folder.parent / "config.json"
+    return files.folder.parent.name if around.is_file() and read_json(around).get("hash") == files.config["run"] else "RUN"
 
 
 def verdict(files: RunFiles) -> Json:
@@ -101,23 +111,28 @@ def _judged(files: RunFiles) -> tuple[str, str, tuple[str, str]]:
         trusted = evaluation["kind"] == "given"
         on = f"on {evaluation['samples']:,} evaluation images" + ("" if trusted else " held out of the training set, whose labels may be wrong")
         low, high = evaluation["difference_interval"]
-        change = f"{percent(evaluation['before'])} → {percent(evaluation['after'])}"
+        change = from_to(evaluation["before"], evaluation["after"])
         kind = "better" if low > 0 else "worse" if high < 0 else "same"
         sure = {"better": "Better", "worse": "Worse", "same": "No clear change"}[kind]
         if not trusted and kind != "worse":
             kind, sure = "unknown", "Not proven"
-        words = f"{sure}: {change} right {on}; the difference is {100 * evaluation['difference']:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})."
+        words = f"{sure}: {change} right {on}; {_difference(evaluation['difference'], low, high)}."
         kept = " The model is handed back as it was." if evaluation["handed_back"] == "original" else ""
         return kind, words + kept, (change, on)
     before, last = accuracy.get("before"), accuracy.get("last")
     if before is None or last is None:
         return "unknown", "Nobody can tell whether the repair paid: there were no evaluation images.", ("–", "no evaluation images")
-    kind = "better" if last > before else "worse" if last < before else "same"
-    images = files.record["data"].get("test", 0)
-    change = f"{percent(before)} → {percent(last)}"
-    words = {"better": "Better", "worse": "Worse", "same": "Unchanged"}[kind]
-    sentence = f"{words}: {change} of {images:,} evaluation images are predicted as labelled; no interval was computed."
-    return kind, sentence, (change, f"on {images:,} evaluation images")
+    images, known = files.record["data"].get("test", 0), files.material.get("change")
+    change, on = from_to(before, last), f"on {images:,} evaluation images"
+    low, high = known["interval"] if known else (last - before, last - before)  # a run without material says what it saw, and not how sure that is
+    kind = "better" if low > 0 else "worse" if high < 0 else "same"
+    words = {"better": "Better", "worse": "Worse", "same": "No clear change"}[kind]
+    sure = f"; {_difference(last - before, low, high)}" if known else ""
+    return kind, f"{words}: {change} right {on}{sure}.", (change, on)
+
+
+def _difference(points: float, low: float, high: float) -> str:
+    return f"the difference is {100 * points:+.1f} points (95\u202f%: {100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _noise_share(files: RunFiles) -> tuple[float | None, str]:
@@ -130,7 +145,7 @@ def _noise_share(files: RunFiles) -> tuple[float | None, str]:
     spread = 1.96 * float(np.sqrt((noise * (1 - noise)).sum())) / len(noise)
     if spread == 0:
         return share, "as the detector was told"
-    return share, f"95 %: {100 * max(0.0, share - spread):.1f} to {100 * min(1.0, share + spread):.1f} %, if its probabilities hold"
+    return share, f"95\u202f%: {100 * max(0.0, share - spread):.1f} to {100 * min(1.0, share + spread):.1f}\u202f%, if its probabilities hold"
 
 
 def cautions(files: RunFiles) -> list[Json]:
@@ -148,7 +163,8 @@ def cautions(files: RunFiles) -> list[Json]:
         found.append(("warn", f"{data['unreadable']:,} images could not be read and are left out; unreadable.csv names them.", None))
     found += [("info", note, None) for note in data.get("notes", [])]
     if record["detection"].get("corrections"):
-        counts = ", ".join(f"{count:,} {word}" for word, count in record["detection"]["corrections"].items() if count)
+        done = {"accept": "with another label", "keep": "kept", "drop": "dropped", "unsure": "left open"}
+        counts = ", ".join(f"{count:,} {done.get(word, word)}" for word, count in record["detection"]["corrections"].items() if count)
         found.append(("info", f"A person decided some labels, and their word beats the detector's: {counts or 'none'}.", "review"))
     if files.material.get("streamed"):
         found.append(("info", "Images were read from their files as they were needed.", None))

@@ -3,8 +3,11 @@
 import ast
 import copy
 import inspect
+import shlex
 import shutil
+import sys
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from fspmu.engine.inference import Predictions
 from fspmu.models.classifier import Classifier
 from fspmu.results.store import write_json
 from fspmu.stages.feature_map import map_features
+from fspmu.stages.judging import compare
 from fspmu.stages.mending import Mended
 from fspmu.stages.sprites import pictures_of, tile_of, write_large, write_sheets
 
@@ -103,11 +107,21 @@ def write_material(folder: Path, seen: Seen) -> None:
         "suspects_total": len(suspects),
         "map": told,
         "flips": None if seen.mended.right is None else _described(flips, places),
+        "change": _change(seen),
         "evaluation_ids": [seen.evaluation.ids[at] for at in others] if seen.evaluation is not None else [],
         "settings": [list(entry) for entry in seen.settings],
         "streamed": isinstance(images.pixels, StreamedPixels),
+        "command": typed_command(sys.argv),
     }
     write_json(place / "material.json", content | _write_pictures(place, seen, rows, others, shown.tolist()))
+
+
+def typed_command(words: Sequence[str]) -> str:
+    """Return the command as it was typed, without what only says how to go about it; empty where a program of somebody's own made the run."""
+    own = Path(words[0])
+    if own.stem != "fspmu" and own.parts[-2:] != ("fspmu", "__main__.py"):
+        return ""
+    return shlex.join(["fspmu", *(word for word in words[1:] if word not in ("--resume", "--json"))])
 
 
 def worst_first(issues: pd.DataFrame) -> NDArray[np.int64]:
@@ -170,6 +184,15 @@ def _right_by_class(seen: Seen) -> dict[str, Tensor]:
 def _described(flips: _Flips, places: dict[int, int]) -> Json:
     shown = {"fixed": [places[at] for at in flips.fixed], "broken": [places[at] for at in flips.broken]}
     return {**shown, "fixed_total": flips.fixed_total, "broken_total": flips.broken_total, "on": "evaluation images"}
+
+
+def _change(seen: Seen) -> Json | None:
+    """Return on how many evaluation images the model was right before and after, and what chance may add to the difference."""
+    if seen.mended.right is None:
+        return None
+    before, after = seen.mended.right
+    found = compare(before.cpu(), after.cpu(), torch.Generator().manual_seed(seen.seed))
+    return {"samples": found.samples, "before": found.before, "after": found.after, "interval": list(found.difference_interval)}
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ export function colouring(page, mode) {
     return { entries, legend: entries, kindOf: Uint8Array.from(map.noise, (noise) => Math.min(4, Math.floor((noise / 256) * 5))) };
   }
   const entries = [
-    { words: "label kept", colour: "#8a9299", shape: "disc", size: 0.55, alpha: 150 },
+    { words: "label kept", colour: "#6d8fb0", shape: "disc", size: 0.8, alpha: 210 },
     { words: "issue, forgotten", colour: "#d55e00", shape: "triangle", size: 1.2 },
     { words: "issue, for review", colour: "#e69f00", shape: "diamond", size: 1.1 },
     { words: "wrong in truth, not found", colour: "#cc79a7", shape: "cross", size: 1.2 },

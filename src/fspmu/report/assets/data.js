@@ -43,9 +43,9 @@ export function percent(share, digits = 0) {
   return share === null || share === undefined ? "–" : `${(100 * share).toFixed(digits)}\u202f%`;
 }
 
-/** Return a whole number with thin spaces between thousands. */
+/** Return a whole number with commas between thousands, as the rest of the page has them. */
 export function whole(n) {
-  return String(Math.round(n)).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+  return String(Math.round(n)).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 /** Return `n` things in words: 1 image, 2 images. */

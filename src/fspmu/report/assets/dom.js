@@ -96,15 +96,14 @@ export function takesKeys(element) {
   return Boolean(element?.closest?.("input, textarea, select, [contenteditable]"));
 }
 
-/** Run `action` when an element is about to be seen. */
+/** Run `action` when an element is about to be seen, on the screen or on paper. */
 export function whenSeen(element, action) {
-  const watcher = new IntersectionObserver(
-    (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      watcher.disconnect();
-      action();
-    },
-    { rootMargin: "200px" },
-  );
+  const run = () => {
+    watcher.disconnect();
+    removeEventListener("beforeprint", run);
+    action();
+  };
+  const watcher = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && run(), { rootMargin: "200px" });
   watcher.observe(element);
+  addEventListener("beforeprint", run);
 }

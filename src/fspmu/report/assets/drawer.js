@@ -1,6 +1,6 @@
 // Everything about one sample, beside the grid.
 
-import { className, likelyClasses, percent } from "./data.js";
+import { className, likelyClasses, percent, whole } from "./data.js";
 import { button, byId, copyText, h, name } from "./dom.js";
 import { statusOf } from "./filters.js";
 import { MARKS } from "./grid.js";
@@ -184,7 +184,7 @@ export function startDrawer(app, pick) {
     const item = app.current;
     const place = app.placeInList.get(item);
     const { items } = app.page;
-    byId("drawer-place").textContent = place === undefined ? "not in this view" : `${place + 1} of ${app.list.length}`;
+    byId("drawer-place").textContent = place === undefined ? "not in this view" : `${whole(place + 1)} of ${whole(app.list.length)}`;
     byId("drawer-title").replaceChildren(name(items.id[item]));
     const reasons = items.reasons[item].map((reason) =>
       h(

@@ -1,0 +1,119 @@
+"""Pages of real repairs in a real browser: looked at, decided on, and sent back into the repair."""
+
+import csv
+import io
+import json
+import threading
+
+import pytest
+from browser_tab import Page, browser, needs_browser
+from safetensors.numpy import load_file
+from sample_payload import HOSTILE
+from test_payload import with_hostile_names
+
+from fspmu.experiments.reporting import write_report
+from fspmu.report.run_files import read_issues
+from fspmu.report.serving import open_review
+from repaired_digits import copy_of, repair, repaired, trained
+
+__all__ = ["browser"]
+pytestmark = needs_browser
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Return the page of repaired digits as it is written at the end of a run."""
+    folder = copy_of(repaired(), tmp_path_factory.mktemp("report") / "run")
+    return write_report(folder)
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_from_a_cell_of_the_matrix_to_a_better_repair(browser, report, tmp_path):
+    page = Page(browser, report)
+    page.go("#matrix")
+    cell = page.tab.locator(".matrix button:not([aria-disabled])").first
+    count = int(cell.text_content())
+    cell.click()
+    page.says("#shown-count", f"{count} image")
+    while page.tab.locator(".chip").count():
+        page.tab.locator(".chip").first.click()
+    page.go("#scores")
+    before = page.text("#threshold-suspects")
+    page.tab.locator("#threshold").focus()
+    page.press(*["ArrowLeft"] * 5)
+    assert page.text("#threshold-suspects") != before
+    page.go("#review")
+    page.tab.locator(".tile").first.click()
+    page.press("a", "x", "d", "a", "z")
+    page.says("#progress-words", "3 of")
+    name, text = page.download("corrections")
+    page.context.close()
+    assert not page.wrong
+    decided = tmp_path / name
+    decided.write_text(text, encoding="utf-8", newline="")
+    accepted, kept, dropped = rows_of(text)
+    assert [row["decision"] for row in (accepted, kept, dropped)] == ["accept", "keep", "drop"]
+
+    corrected = repair(tmp_path / "corrected", corrections=decided)
+    issues, split = read_issues(corrected / "label_issues.csv").set_index("id"), load_file(corrected / "split.safetensors")
+    place = {identity: row for row, identity in enumerate(issues.index)}
+    assert bool(split["retain"][place[kept["id"]]]) and not split["forget"][place[kept["id"]]], "the detector had called it wrong, a person did not"
+    assert not split["retain"][place[dropped["id"]]] and not split["forget"][place[dropped["id"]]]
+    assert issues.loc[accepted["id"], "suggested_label"] == accepted["new_label"]
+    record = json.loads((corrected / "record.json").read_text())
+    assert record["detection"]["corrections"] == {"accept": 1, "keep": 1, "drop": 1, "unsure": 0}
+
+
+def test_decisions_are_saved_by_the_server_as_they_are_made(browser, tmp_path):
+    folder = copy_of(repaired(), tmp_path / "run")
+    with open_review(folder) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            page = Page(browser, server.address)
+            page.go("#review")
+            page.tab.locator(".tile").first.click()
+            page.press("a", "x")
+            page.says("#progress-words", "2 of")
+            review = folder / "review.json"
+            for _ in range(200):
+                if review.exists() and len(json.loads(review.read_text())["decisions"]) == 2:
+                    break
+                page.tab.wait_for_timeout(25)
+            assert [row["decision"] for row in json.loads(review.read_text())["decisions"]] == ["accept", "keep"]
+            assert len(rows_of((folder / "corrections.csv").read_text())) == 2
+            page.tab.evaluate("localStorage.clear()")
+            page.tab.reload()
+            page.alive()
+            page.says("#progress-words", "2 of")
+            page.context.close()
+            assert not page.wrong
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def test_hostile_names_of_a_real_run_do_nothing(browser, tmp_path):
+    page = Page(browser, write_report(with_hostile_names(tmp_path / "run")))
+    assert page.data["classes"] == list(HOSTILE)
+    for panel in ("#classes", "#matrix", "#scores", "#features", "#flips", "#downloads"):
+        page.go(panel)
+    page.go("#review")
+    page.tab.locator(".tile").first.click()
+    page.press("n", "a", "c", "Escape", "d")
+    text = page.download("corrections")[1]
+    page.context.close()
+    assert not page.wrong, "no dialog, no request, no complaint"
+    assert not any(cell[:1] in ("=", "+", "-", "@") for line in csv.reader(io.StringIO(text, newline="")) for cell in line)
+
+
+def test_on_paper_there_is_all_that_the_screen_draws_late(browser, report):
+    page = Page(browser, report)
+    page.tab.emulate_media(media="print")
+    page.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.until("document.querySelector('#histogram .main-svg') && document.querySelector('#map').dataset.shown")
+    page.context.close()
+    assert trained() and not page.wrong
