@@ -114,10 +114,12 @@ def test_one_command_from_a_timm_model_to_a_better_one(repaired, place):
         "metrics.jsonl",
         "model.json",
         "model.safetensors",
+        "page",
         "predictions.safetensors",
         "pretrained",
         "record.json",
         "repaired.safetensors",
+        "report.html",
         "split.safetensors",
     }
     assert content(place) == before, "images and weights are left as they are"
@@ -373,7 +375,7 @@ def test_kill_9_in_the_middle_and_resume_ends_in_the_same_bytes(home, tmp_path):
     assert done.returncode == 0, done.stderr
     with pytest.raises(SystemExit):
         main([*flags, "--out", str(tmp_path / "whole")])
-    clocks = ("record.json",)  # seconds
+    clocks = ("record.json", "report.html", "page/material.json", "page/material.safetensors")  # seconds, and a map as large as they allow
     assert content(tmp_path / "killed", clocks) == content(tmp_path / "whole", clocks)
     one, other = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("killed", "whole"))
     assert one | {"seconds": 0} == other | {"seconds": 0}
