@@ -5,15 +5,20 @@ import io
 import json
 import threading
 
+import numpy as np
 import pytest
 from browser_tab import Page, browser, needs_browser
+from PIL import Image
 from safetensors.numpy import load_file
 from sample_payload import HOSTILE
 from test_payload import with_hostile_names
+from torch import nn
 
+import fspmu
 from fspmu.experiments.reporting import write_report
 from fspmu.report.run_files import read_issues
 from fspmu.report.serving import open_review
+from memorised_digits import FEW
 from repaired_digits import copy_of, repair, repaired, trained
 
 __all__ = ["browser"]
@@ -108,6 +113,26 @@ def test_hostile_names_of_a_real_run_do_nothing(browser, tmp_path):
     page.context.close()
     assert not page.wrong, "no dialog, no request, no complaint"
     assert not any(cell[:1] in ("=", "+", "-", "@") for line in csv.reader(io.StringIO(text, newline="")) for cell in line)
+
+
+def test_a_data_set_of_hostile_folders_and_files_does_nothing(browser, tmp_path):
+    names = [name.replace("/", "\u2215") for name in HOSTILE if len(name) < 60 and name != "__proto__"]
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(names):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for place in range(6):
+            pixels = np.clip(draw.normal(30 * label, 40, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{names[place]}.png")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.ReLU(), nn.Linear(12, len(names)))
+    out = tmp_path / "out"
+    result = fspmu.repair(model, tmp_path / "data", out=out, device="cpu", keep="always", progress=False, settings=FEW, class_names=sorted(names))
+    page = Page(browser, write_report(out))
+    assert sorted(page.data["classes"]) == sorted(names) and any("<script>" in path for path in page.data["items"]["path"])
+    page.go("#review")
+    page.tab.locator(".tile").first.click()
+    page.press("n", "a", "x", "Escape")
+    page.context.close()
+    assert len(result.issues) == 6 * len(names) and not page.wrong, "no dialog, no request, no complaint"
 
 
 def test_on_paper_there_is_all_that_the_screen_draws_late(browser, report):
