@@ -184,16 +184,16 @@ def test_closing_stops_at_once():
     next(batches)
     started = time.monotonic()
     batches.close()
-    assert time.monotonic() - started < 2  # all of it would take 40 s
+    assert time.monotonic() - started < 10  # all of it would take 40 s
 
 
 def test_a_pass_given_up_stops_its_threads():
-    images = Images(reading(slow, 404), torch.zeros(404, dtype=torch.int64), ("a",), [str(row) for row in range(404)])
+    images = Images(reading(slow, 2000), torch.zeros(2000, dtype=torch.int64), ("a",), [str(row) for row in range(2000)])
     started = time.monotonic()
-    for _ in Batches(images, torch.arange(404), 4):
+    for _ in Batches(images, torch.arange(2000), 4):
         break
     gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fspmu-read")] and time.monotonic() - started < 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fspmu-read")] and time.monotonic() - started < 10
 
 
 def test_an_error_of_the_one_who_reads_stops_it():
