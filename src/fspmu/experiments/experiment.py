@@ -168,7 +168,7 @@ class RunGrid:
     """Make the runs of a table: pretrainings, and the repairs that stand on them. The same command goes on where it was stopped."""
 
     name: Positional[str]
-    """table-known, table-gmm, table-known-small, table-gmm-small."""
+    """table-known, table-gmm, table-known-small, table-gmm-small, learning-small."""
     where: str = "local"
     """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
     seeds: int | None = None
@@ -198,7 +198,7 @@ class ShowTable:
     """Print a table from the records of its runs: mean and spread over seeds, and the published figures below ours."""
 
     name: Positional[str]
-    """table-known, table-gmm, table-known-small, table-gmm-small."""
+    """table-known, table-gmm, table-known-small, table-gmm-small, learning-small."""
     out: Path = Path("runs/grid")
     """Folder of the run folders that `fspmu grid` wrote."""
     records: tuple[Path, ...] = ()

@@ -33,6 +33,14 @@ SMALL_EPOCHS = {"dividemix": (10, 25)}
 SMALL_CE = cross_entropy.Settings(epochs=50, lr_step=25)
 """Half of the epochs before the learning rate falls, as published."""
 
+LEARNING = {
+    "ce": cross_entropy.Settings(epochs=120, lr_step=60),
+    "dividemix": replace(PRETRAINING["dividemix"].settings, warm_up=SMALL_EPOCHS["dividemix"][0], epochs=SMALL_EPOCHS["dividemix"][1]),
+    "longremix": replace(PRETRAINING["longremix"].settings, warm_up=6, search_epochs=12, epochs=13, agreement=3, last_sets=6, ramp_up=6),
+    "promix": replace(PRETRAINING["promix"].settings, warm_up=6, epochs=20, ramp_up=8, pseudo_epochs=16, agreement_after=12, batch_size=64, lr=0.02),
+}
+"""Shortened schedules by which the training methods are set beside plain cross-entropy that may go backward as often as the costliest of them."""
+
 _ABOUT = {"known": "forget set = known wrong labels", "gmm": "forget set = predicted by the mixture model"}
 
 
@@ -80,6 +88,24 @@ def small(forget_set: str) -> Grid:
     return Grid(runs, layout, seeds=1)
 
 
+def learning() -> Grid:
+    """Return every training method on the small data at 20% and 50% symmetric noise, without any repair."""
+    rows = {"ce": "cross-entropy"} | NLL
+    start = Pretrain(dataset="cifar10", model="preactresnet18", width=16, data=SMALL_DATA)
+    columns = ("sym 20", "sym 50")
+    runs = [
+        GridRun(replace(start, noise=noise_of(column), method=method, settings=settings), ("cifar10", rows[method], column))
+        for column in columns
+        for method, settings in LEARNING.items()
+    ]
+    notes = (
+        f"The first 5,000 images, PreActResNet18 of width 16, 4,000 test images. Cross-entropy trains for {LEARNING['ce'].epochs} epochs:"
+        " as many samples go backward as in the costliest of the others, or more.",
+    )
+    layout = Layout("learning-small", "trained from the beginning, no repair", ("cifar10",), tuple(rows[method] for method in LEARNING), columns, notes)
+    return Grid(runs, layout, seeds=1)
+
+
 def nll_rows(methods: Iterable[str]) -> tuple[str, ...]:
     """Return the rows of NLL methods: alone, and with FSPMU."""
     return tuple(row for method in methods for row in (NLL[method], f"{NLL[method]} + FSPMU"))
@@ -105,4 +131,5 @@ GRIDS = {
     "table-gmm": full("gmm"),
     "table-known-small": small("known"),
     "table-gmm-small": small("gmm"),
+    "learning-small": learning(),
 }
