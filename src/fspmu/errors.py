@@ -82,7 +82,7 @@ def check_share(value: float, name: str) -> None:
 
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("epochs starts max_iterations width search_epochs agreement last_sets loss_epochs ramp_up", lambda value: value >= 1, "at least 1"),
-    ("pseudo_epochs strong_ops", lambda value: value >= 1, "at least 1"),
+    ("pseudo_epochs strong_ops test_every", lambda value: value >= 1, "at least 1"),
     ("batch_size forget_batch retain_batch warm_up_batch", lambda value: value >= 2, "at least 2: batch norm has no statistics of one sample"),
     ("forget_epochs class_floor lr_step weight_decay variance_floor tolerance milestones seed", lambda value: value >= 0, "at least 0"),
     ("warm_up lambda_u penalty regulariser lr_end debias pseudo_weight agreement_after fmix_decay", lambda value: value >= 0, "at least 0"),

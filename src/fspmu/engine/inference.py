@@ -146,8 +146,8 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
 
 
 def evaluate(model: Classifier, run: Run) -> float | None:
-    """Return the accuracy on the run's evaluation images, a fraction; None when it has none."""
-    if run.evaluation is None:
+    """Return the accuracy on the run's evaluation images, a fraction; None when it has none, or this epoch is not one to be tested."""
+    if run.tested is None:
         return None
     with run.timed("evaluation"):
-        return accuracy(model, run.evaluation, run)
+        return accuracy(model, run.tested, run)

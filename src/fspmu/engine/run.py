@@ -63,6 +63,8 @@ class Run:
     tracker: Tracker | None = field(default=None, repr=False)
     saving: float = 0.1
     """Share of the time that saving states may take; the first and the last epoch of a stage are saved whatever it takes."""
+    test_every: int = 1
+    """Epochs from one look at the evaluation images to the next; the last epoch is always looked at."""
     stage: str = ""
     notices: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Run:
     """What was logged, an epoch each, as in `metrics.jsonl`."""
     _loaded: dict[str, float] = field(default_factory=dict, repr=False)
     """Seconds that a stopped run had spent, as in the state read last."""
+    _tested: bool = True
+    """Whether the present epoch is one of those after which the evaluation images are looked at."""
     _within: float = 0.0
     """Seconds of the stages that ended within the present one."""
     _compiled: dict[Classifier, Compiled] = field(default_factory=dict, repr=False)
@@ -222,6 +226,7 @@ class Run:
         pause = 0.1 if sys.stderr.isatty() else 30.0
         with tqdm(total=total, initial=done, desc=self.stage, disable=not self.progress, file=sys.stderr, unit="epoch", mininterval=pause) as bar:
             for epoch in range(done + 1, total + 1):
+                self._tested = epoch == total or epoch % self.test_every == 0
                 with self._own_draws(epoch):
                     yield epoch
                 if path is not None and (epoch == total or time.perf_counter() - saved_at >= cost / self.saving):
@@ -233,6 +238,11 @@ class Run:
                 bar.update()
                 if self.lines:
                     bar.set_postfix({key: f"{value:.3g}" for key, value in self.lines[-1].items() if isinstance(value, float)}, refresh=False)
+
+    @property
+    def tested(self) -> Images | None:
+        """The evaluation images, if they are to be looked at after this epoch."""
+        return self.evaluation if self._tested else None
 
     @contextlib.contextmanager
     def _own_draws(self, epoch: int) -> Iterator[None]:
@@ -251,5 +261,5 @@ class Run:
             self.tracker.log({f"{self.stage}/{name}": value for name, value in line.items() if isinstance(value, float)}, epoch)
 
     def accuracies(self, stage: str, name: str = "test_accuracy") -> list[float]:
-        """Return the evaluation accuracy after each epoch of `stage`, fractions, as logged under `name`; empty without evaluation images."""
+        """Return the evaluation accuracy after each epoch of `stage` that was tested, fractions, as logged under `name`; empty without evaluation images."""
         return [line[name] for line in self.lines if line["stage"] == stage and name in line]

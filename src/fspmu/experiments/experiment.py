@@ -23,6 +23,8 @@ class Compute:
     """Compile networks by torch.compile, with CUDA graphs on a GPU: minutes at first, faster steps then. Where it fails the run goes on without."""
     sync_bn: bool = False
     """With several processes on GPUs: batch norm over the rows of all of them. Without it each normalises by its own rows."""
+    test_every: int = 1
+    """Epochs from one look at the evaluation images to the next; the last epoch is always looked at, and best is the best of those."""
     track: str | None = None
     """Send the figures of every epoch to tensorboard, wandb, mlflow or trackio too."""
     seed: int | None = None

@@ -61,6 +61,7 @@ def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
     """Return the run that the options ask for, its evaluation images on the device; it has no folder yet."""
     check_tracker(compute.track)
     run = Run.create(device=compute.device, precision=compute.precision, seed=seed, progress=True, compile=compute.compile, sync_bn=compute.sync_bn)
+    run.test_every = compute.test_every
     run.evaluation = None if evaluation is None else evaluation.to(run.device)
     return run
 

@@ -205,12 +205,12 @@ def mixing_epoch(
 
 
 def test_figures(networks: Sequence[Classifier], run: Run) -> dict[str, float | None]:
-    """Return the accuracies of both networks and of the sum of their logits on the run's evaluation images; None without any."""
-    if run.evaluation is None:
+    """Return the accuracies of both networks and of the sum of their logits on the run's evaluation images; none without any, or in epochs not to be tested."""
+    if run.tested is None:
         return {}
     with run.timed("evaluation"):
-        logits = [predict(network, run.evaluation, run).logits for network in networks]
-    labels = run.evaluation.given_labels
+        logits = [predict(network, run.tested, run).logits for network in networks]
+    labels = run.tested.given_labels
     first, second, both = (accuracy_of(z, labels) for z in (*logits, torch.stack(logits).sum(dim=0)))
     return {"test_accuracy": first, "test_accuracy_net2": second, "test_accuracy_ensemble": both}
 
