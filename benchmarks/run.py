@@ -35,7 +35,7 @@ import textbook
 from fspmu import losses
 from fspmu.data.batches import Batch
 from fspmu.data.images import Images
-from fspmu.detection import loss_mixture
+from fspmu.detection.cuts import mixture
 from fspmu.engine.inference import accuracy, find_centroids, predict
 from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import Loss, sgd, train_epoch
@@ -188,7 +188,7 @@ def our_work(bench: Bench) -> dict[str, Work]:
     def detect(student: Classifier) -> Tensor:
         labels = images.given_labels.cpu()
         values = F.cross_entropy(predict(run.place(student), images, run).logits, labels, reduction="none")
-        return loss_mixture.cut(values, labels, loss_mixture.Settings(), run.generator("bench"))
+        return mixture.cut(values, labels, mixture.Settings(), run.generator("bench")).clean
 
     return {
         "retain_pass": training(images, bench.batch, retain, 1.0),

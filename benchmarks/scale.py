@@ -25,7 +25,7 @@ from torch import nn
 from fspmu.centroids import centroid_sums
 from fspmu.data.images import Images
 from fspmu.data.split import Split
-from fspmu.detection import loss_mixture
+from fspmu.detection.cuts import mixture
 from fspmu.detection.label_issues import Opinions, join_opinions, label_issues, opinions_of, write_issues
 from fspmu.engine.checkpoint import save_state
 from fspmu.engine.run import Run
@@ -79,7 +79,7 @@ def cut_scores(samples: int, features: int, classes: int, folder: Path) -> Figur
     given = torch.zeros(samples, dtype=torch.int64)
     meter = Meter()
     with meter:
-        loss_mixture.cut(score, given, loss_mixture.Settings(), generator)
+        mixture.cut(score, given, mixture.Settings(), generator)
     return meter.figures()
 
 

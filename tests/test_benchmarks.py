@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from fspmu import losses
 from fspmu.data.sources import DataOptions
-from fspmu.detection import loss_mixture
+from fspmu.detection.cuts import mixture
 from fspmu.engine.inference import predict
 from fspmu.engine.run import Run
 from fspmu.experiments.experiment import Pretrain
@@ -95,7 +95,7 @@ def test_both_sides_find_the_same(run, bench):
     assert theirs["evaluation"](bench.model) == pytest.approx(ours["evaluation"](bench.model))
     labels = bench.retain.given_labels
     values = F.cross_entropy(predict(bench.model, bench.retain, bench.run).logits, labels, reduction="none")
-    published = loss_mixture.reference_cut((values - values.min()) / (values.max() - values.min()), labels, loss_mixture.REFERENCE, torch.Generator())
+    published = mixture.reference_cut((values - values.min()) / (values.max() - values.min()), labels, mixture.REFERENCE, torch.Generator()).clean
     found = theirs["detection"](bench.model)
     np.testing.assert_allclose(found, published.numpy(), atol=1e-3)
 

@@ -81,3 +81,13 @@ def test_the_dtype_of_the_features_is_kept(dtype):
 def test_what_does_not_belong_together_is_refused(features, probabilities):
     with pytest.raises(ValueError, match=r"features \(N, D\) and probabilities \(N, K\) needed"):
         class_centroids(torch.ones(features), torch.ones(probabilities))
+
+
+@given(st.integers(2, 40), st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_weights_are_samples_that_stand_there_as_often(samples, seed):
+    features, probabilities = (torch.tensor(part) for part in make_case(samples, 4, 6, seed))
+    times = torch.randint(0, 4, (samples,), generator=torch.Generator().manual_seed(seed))
+    rows = torch.arange(samples).repeat_interleave(times)
+    np.testing.assert_allclose(centroid_sums(features, probabilities, times.float()), centroid_sums(features[rows], probabilities[rows]), rtol=1e-9, atol=1e-12)
+    assert torch.equal(centroid_sums(features, probabilities, torch.ones(samples)), centroid_sums(features, probabilities))

@@ -1,14 +1,18 @@
 """The commands as a user meets them: processes, files, exit codes, sentences."""
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
@@ -16,6 +20,7 @@ from safetensors.numpy import load_file
 import fspmu
 from fspmu.cli import COMMANDS, main
 from fspmu.detection import DETECTORS
+from fspmu.detection.cuts import CUTS
 from fspmu.detection.label_issues import COLUMNS
 from fspmu.unlearning import METHODS
 
@@ -160,7 +165,11 @@ def test_evaluate_and_predict(trained, tmp_path, capsys):
 def test_methods_list_every_family(capsys):
     _, out, _ = in_process(capsys, "methods", "--json")
     listed = json.loads(out)
-    assert set(listed["unlearning"]) == set(METHODS) and set(listed["detectors"]) == set(DETECTORS)
+    assert set(listed["unlearning"]) == set(METHODS) and set(listed["detectors"]) == set(DETECTORS) and set(listed["cuts"]) == set(CUTS)
+    assert listed["detectors"]["feature-margin"]["needs"] == ["block"] and listed["detectors"]["feature-margin"]["signed"]
+    assert listed["detectors"]["confident-learning"]["needs"] == ["logits"] and listed["cuts"]["sign"]["signed_only"]
+    _, out, _ = in_process(capsys, "methods")
+    assert all(name in out for name in (*DETECTORS, *CUTS)) and "needs a probe's training" in " ".join(out.split())
     assert listed["unlearning"]["fspmu"]["presets"]["nll"]["gamma"] == 5.0
     assert listed["extras"]["tsne"]["install"] == "pip install -e '.[tsne]'"
 
@@ -183,15 +192,74 @@ def test_help_follows_the_method(capsys):
     assert re.search(r"--gamma FLOAT.*?\(default:[\s│]*5\.0\)", out, re.DOTALL)
 
 
-def test_settings_of_one_command_do_not_collide():
-    from dataclasses import fields
+def flags_of(kind, **families):
+    """Return the name of every flag of a command, under the settings that some choice brings."""
+    found = []
+    for field in dataclasses.fields(kind):
+        inner = families.get(field.name, None if field.default_factory is dataclasses.MISSING else field.default_factory())
+        found += flags_of(type(inner), **families) if dataclasses.is_dataclass(inner) else [field.name]
+    return found
 
-    shared = {"run", "dataset", "data_dir", "device", "precision", "seed", "out", "json", "resume", "detector", "method", "preset", "threshold", "class_floor"}
-    shared |= {"tsne", "tsne_perplexity", "tsne_lr", "tsne_points"}
-    for method in METHODS.values():
-        for detector in DETECTORS.values():
-            names = [field.name for settings in (method.settings, detector.settings) for field in fields(settings)]
-            assert len(names) == len(set(names)) and not shared & set(names)
+
+def test_settings_of_one_command_do_not_collide():
+    from fspmu.experiments.experiment import Unlearn
+    from fspmu.experiments.repair_options import RepairModel
+
+    for kind, method, detector, cut in itertools.product((Unlearn, RepairModel), METHODS.values(), DETECTORS.values(), CUTS.values()):
+        names = flags_of(kind, settings=method.settings, detector_settings=detector.settings, cut_settings=cut.settings)
+        assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+        assert {"detector", "cut", "threshold", "class_floor"} <= set(names) and "cut_settings" not in names
+
+
+def test_help_follows_detector_and_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    _, out, _ = in_process(capsys, "detect", "--detector", "feature-margin", "--cut", "otsu", "--help")
+    assert all(flag in out for flag in ("--depth", "--views", "--refinements")) and "--starts" not in out and "--probe-epochs" not in out
+    _, out, _ = in_process(capsys, "repair", "--detector", "probe", "--cut", "noise-rate", "--help")
+    assert all(flag in out for flag in ("--probe-epochs", "--rate", "--kind")) and "--depth" not in out
+
+
+def test_detect_with_another_detector_and_another_cut(trained, tmp_path, capsys):
+    """In a process: names, settings, and where in the network was looked, all in the record; the same command again changes nothing."""
+    folder = trained[0]
+    wish = ["detect", folder, "--detector", "feature-margin", "--cut", "otsu", "--views", "2", "--threshold", "0.4", "--precision", "fp32"]
+    record = json.loads(run(*wish, "--out", tmp_path / "found", "--json").stdout)
+    config, found = record["config"], record["detection"]
+    assert (config["detector"], config["cut"], config["detector_settings"]["views"]) == ("feature-margin", "otsu", 2)
+    assert config["split"]["threshold"] == 0.4 and config["cut_settings"] == found["cut_settings"] and found["cut"] == "otsu"
+    depth = found["depth"]
+    assert depth["name"] in depth["depths"] and depth["how"] != "held-out" and depth["fresh"] == 0, "test images have true labels: no detector may use them"
+    issues = pd.read_csv(tmp_path / "found" / "label_issues.csv")
+    assert issues["is_label_issue"].sum() == found["issues"] and (issues.loc[issues["retain"], "label_score"] > 0.4).all()
+    assert found["quality"]["auc"] > 0.7 and not any("depth" in warning for warning in record["warnings"])
+    code, out, _ = in_process(capsys, *wish, "--out", tmp_path / "found", "--resume", "--json")
+    assert code == 0 and json.loads(out)["versions"] == record["versions"]
+    code, _, err = in_process(capsys, *wish[:4], "--cut", "mixture", "--out", tmp_path / "found", "--resume")
+    assert code == 2 and "cut is 'mixture' here and 'otsu' there" in err
+
+
+def test_two_rounds_of_a_repair(trained, tmp_path, capsys):
+    short = ["--epochs", "2", "--forget-epochs", "1", "--precision", "fp32", "--rounds", "2"]
+    code, out, err = in_process(capsys, "unlearn", trained[0], *short, "--out", tmp_path / "out", "--json")
+    record = json.loads(out)
+    assert code == 0 and [entry["round"] for entry in record["unlearning"]["rounds"]] == [1, 2], err
+    split, issues = load_file(tmp_path / "out" / "split.safetensors"), pd.read_csv(tmp_path / "out" / "label_issues.csv")
+    assert split["forget"].sum() == issues["forget"].sum() == record["detection"]["forget"] == record["unlearning"]["rounds"][1]["forget"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "then views of the repaired model" in page and "rounds.second_look" in page
+
+
+def test_what_a_run_recorded_of_its_training_is_used(trained, tmp_path, capsys):
+    code, out, _ = in_process(capsys, "detect", trained[0], "--detector", "trajectory", "--precision", "fp32", "--out", tmp_path / "out", "--json")
+    history = load_file(trained[0] / "sample_history.safetensors")["margins"].astype("float32")
+    score = load_file(tmp_path / "out" / "split.safetensors")["score"]
+    assert code == 0 and abs(score + np.tanh(history / 3).mean(0)).max() < 1e-3  # of six epochs none is skipped
+
+
+def test_another_cut_has_another_folder(trained, capsys):
+    code, out, _ = in_process(capsys, "detect", trained[0], "--detector", "random", "--cut", "otsu", "--json")
+    assert code == 0 and json.loads(out)["folder"].endswith("detect-random-otsu")
+    shutil.rmtree(trained[0] / "detect-random-otsu")
 
 
 BAD = {
@@ -222,6 +290,16 @@ BAD = {
     "a negative seed": (["pretrain", "--seed", "-1"], "--seed is -1"),
     "temperature zero": (["unlearn", "RUN", "--t", "0", "--out", "OUT"], "--t is 0.0, but it must be above 0"),
     "no starts": (["detect", "RUN", "--starts", "0", "--out", "OUT"], "--starts is 0"),
+    "unknown cut": (["detect", "RUN", "--cut", "otzu"], "did you mean 'otsu'"),
+    "a cut for margins": (["unlearn", "RUN", "--cut", "sign"], "0 does not divide the scores of the detector 'gmm'; choose another --cut"),
+    "no rounds": (["unlearn", "RUN", "--rounds", "0", "--out", "OUT"], "--rounds is 0, but it must be at least 1"),
+    "new labels from nobody": (["unlearn", "RUN", "--relabel", "0.9", "--out", "OUT"], "there is none yet; add --rounds 2"),
+    "no margin": (["detect", "RUN", "--margin", "1.5", "--out", "OUT"], "--margin is 1.5, but it must be a fraction"),
+    "no neighbours": (["detect", "RUN", "--detector", "knn", "--neighbours", "0", "--out", "OUT"], "--neighbours is 0, but it must be at least 1"),
+    "no views": (["detect", "RUN", "--detector", "feature-margin", "--views", "0", "--out", "OUT"], "--views is 0, but it must be at least 1"),
+    "no such depth": (["detect", "RUN", "--detector", "feature-margin", "--depth", "layer3", "--out", "OUT"], "the network has no part 'layer3'"),
+    "no history": (["detect", "UNRECORDED", "--detector", "trajectory", "--out", "OUT"], "--detector probe trains a fresh network"),
+    "a rate above one": (["detect", "RUN", "--cut", "noise-rate", "--rate", "2", "--out", "OUT"], "--rate is 2"),
     "an infinite weight": (["unlearn", "RUN", "--delta", "inf", "--out", "OUT"], "--delta is inf"),
     "no width": (["pretrain", "--width", "0"], "--width is 0"),
 }
@@ -237,10 +315,12 @@ def plain(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_sentence_and_leaves_nothing(case, trained, plain, tmp_path, capsys, monkeypatch):
+def test_bad_input_gets_one_sentence_and_leaves_nothing(case, trained, plain, tmp_path_factory, tmp_path, capsys, monkeypatch):
     arguments, sentence = BAD[case]
+    unrecorded = tmp_path_factory.mktemp("unrecorded") / "run"
+    shutil.copytree(trained[0], unrecorded, ignore=shutil.ignore_patterns("sample_history.safetensors", "detect-*", "unlearn-*"))
     monkeypatch.chdir(tmp_path)
-    places = {"RUN": trained[0], "PLAIN": plain, "OUT": tmp_path / "out"}
+    places = {"RUN": trained[0], "PLAIN": plain, "UNRECORDED": unrecorded, "OUT": tmp_path / "out"}
     code, out, err = in_process(capsys, *(places.get(argument, argument) for argument in arguments))
     assert code == 2 and sentence in err and out == ""
     assert err.startswith("fspmu: error: ") and err.count("\n") == 1, err

@@ -7,7 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from fspmu.losses import centroid_attraction, centroid_repulsion, cosines, distillation, forget_loss, margins, retain_loss, unit_rows
+from fspmu.losses import (
+    centroid_attraction,
+    centroid_repulsion,
+    consistency,
+    cosines,
+    distillation,
+    divergences,
+    forget_loss,
+    forget_losses,
+    margins,
+    retain_loss,
+    retain_losses,
+    unit_rows,
+)
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -184,3 +197,61 @@ def test_margins(shape):
     np.testing.assert_allclose(result, expected, **TIGHT)
     assert ((result < 0) == (logits.argmax(1) != labels)).all()
     assert np.array_equal(given_logits.numpy(), logits)
+
+
+@given(cases)
+@settings(max_examples=40, deadline=None)
+def test_rows_that_count_for_more(shape):
+    """A mean by whole weights is that over rows which stand there as often; gradients too."""
+    case, batch = make_case(*shape), shape[0]
+    times = np.random.default_rng(shape[3]).integers(0, 4, size=batch)
+    times[0] = 1
+    weights, rows = torch.tensor(times / times.mean()), torch.tensor(np.repeat(np.arange(batch), times))
+    labels, centroids, teacher = (torch.tensor(case[name]) for name in ("labels", "centroids", "teacher"))
+    forgetting = {"eta": 1.3, "zeta": 0.7, "t": 0.25, "temperature": 0.5}
+    found = []
+    for often in (False, True):
+        logits, features = leaf(case["logits"]), leaf(case["features"])
+        if often:
+            loss = forget_loss(logits[rows], teacher[rows], features[rows], centroids, **forgetting)
+            loss = loss + retain_loss(logits[rows], features[rows], labels[rows], centroids, gamma=1.7, delta=50)
+        else:
+            each = forget_losses(logits, teacher, features, centroids, **forgetting)
+            each = each + retain_losses(logits, features, labels, centroids, gamma=1.7, delta=50)
+            assert each.shape == (batch,)
+            loss = (weights * each).mean()
+        loss.backward()
+        found.append((loss.item(), logits.grad.numpy(), features.grad.numpy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(divergences(logits, teacher, 4.0).mean().item(), distillation(logits, teacher, 4.0).item(), rtol=1e-9)
+
+
+@given(cases, st.sampled_from([0.3, 0.5, 1.0]), st.sampled_from([0.0, 0.4, 0.7]))
+@settings(max_examples=40, deadline=None)
+def test_consistency_and_its_gradients(shape, sharpening, confidence):
+    case = make_case(*shape)
+    first, second = leaf(case["logits"]), leaf(case["teacher"])
+    each = consistency(first, second, sharpening=sharpening, confidence=confidence)
+    each.sum().backward()
+
+    p, q = softmax(case["logits"], axis=1), softmax(case["teacher"], axis=1)
+    together = (p + q) / 2
+    target = together ** (1 / sharpening)
+    target /= target.sum(1, keepdims=True)
+    sure = (together.max(1) > confidence).astype(float)
+    expected = sum((target * (np.log(target) - np.log(view))).sum(1) for view in (p, q)) / 2
+    np.testing.assert_allclose(each.detach().numpy(), sure * expected, **TIGHT)
+    for view, said in ((first, p), (second, q)):  # no gradient through the target: that of a cross-entropy to a fixed one
+        np.testing.assert_allclose(view.grad.numpy(), sure[:, None] * (said - target) / 2, **TIGHT)
+    swapped = consistency(second, first, sharpening=sharpening, confidence=confidence)
+    assert torch.allclose(each, swapped) and bool((each >= -1e-12).all())
+
+
+def test_consistency_of_sure_and_equal_views_is_nothing():
+    sure = torch.tensor([[80.0, -80.0, 0.0], [0.0, 200.0, 0.0]], requires_grad=True)
+    value = consistency(sure, sure, sharpening=0.5, confidence=0.8)
+    value.sum().backward()
+    assert value.detach().numpy() == pytest.approx([0, 0], abs=1e-6) and torch.isfinite(sure.grad).all()
+    apart = consistency(sure, sure.flip(0), sharpening=0.5, confidence=0.8)
+    assert apart.tolist() == [0, 0], "views that contradict each other are not sure together"

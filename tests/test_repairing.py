@@ -21,6 +21,7 @@ from fspmu.models.classifier import Classifier, Description
 from fspmu.preprocessing import Preprocessing
 from fspmu.repairing import carry_out
 from fspmu.stages.asking import Asked
+from fspmu.stages.rounds import Rounds
 from fspmu.stages.taking_in import Intake, take_in
 from fspmu.unlearning import METHODS
 from memorised_digits import FEW, NAMES, build, digits, memorised, repair, same, share_right, state_of, write_folder
@@ -397,11 +398,44 @@ def test_the_steps_one_by_one_end_in_the_same_model(healed):
     assert fspmu.evaluate(taken.model, taken.evaluation, run=run) == healed.record["evaluation"]["before"]
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_two_rounds(held, tmp_path, healed, held_out):
+    """The record counts both, the issues are those of the second, and what was found is as far from what was held out as with one."""
+    data, once = digits(), held_out if held else healed
+    options = {"evaluation": None if held else (data.test_pixels, data.test_truth), "keep": "always"}
+    result = repair(rounds=Rounds(2, relabel=0.8), out=tmp_path / "out", **options)
+    told = result.record["unlearning"]["rounds"]
+    assert [entry["round"] for entry in told] == [1, 2] and told[1]["moved"] > 0 and told[0]["forget"] == once.record["detection"]["forget"]
+    found = result.record["detection"]
+    assert found["forget"] == told[1]["forget"] == int(result.issues["forget"].sum()) and found["detector"] == "gmm, then views of the repaired model"
+    assert result.record["config"]["rounds"] == {"rounds": 2, "second_look": "views", "look_views": 2, "relabel": 0.8}
+    assert not same(result.model, once.model) and result.record["evaluation"]["before"] == once.record["evaluation"]["before"]
+    aside = result.issues["action"] == "review"
+    assert aside.sum() == (result.record["data"]["held_out"] if held else 0) and not result.issues.loc[aside, ["retain", "forget"]].any(axis=None)
+    again = repair(rounds=Rounds(2, relabel=0.8), out=tmp_path / "out", **options)
+    assert again.work is None and same(again.model, result.model)
+    with pytest.raises(InputError, match="rounds is None here"):
+        repair(out=tmp_path / "out", **options)
+
+
+def test_one_round_is_what_nobody_asked_for(healed):
+    data = digits()
+    result = repair(rounds=Rounds(), evaluation=(data.test_pixels, data.test_truth))
+    assert same(result.model, healed.model) and result.record["config"] == healed.record["config"] and "rounds" not in result.record["config"]
+
+
+def test_rounds_that_cannot_be():
+    with pytest.raises(InputError, match="forget says already what is wrong, and 2 rounds would find it anew"):
+        repair(forget=range(9), rounds=Rounds(2))
+    with pytest.raises(InputError, match="--detector trajectory reads how a model was trained.*leave --second-look detector out"):
+        repair(detector="trajectory", history=torch.zeros(3, 360), rounds=Rounds(2, "detector"))
+
+
 def test_the_arguments_are_those_of_intake_and_asked():
     known = inspect.signature(fspmu.repair).parameters
     fields = {*Intake.__dataclass_fields__, *Asked.__dataclass_fields__} - {"fit"}  # settings that are given are meant as they are
     assert fields <= set(known)
-    for name in fields - {"detector", "cut"}:
+    for name in fields - {"detector", "split", "rounds"}:
         default = (Intake.__dataclass_fields__ | Asked.__dataclass_fields__)[name].default
         assert known[name].default == default, name
 

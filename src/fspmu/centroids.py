@@ -8,14 +8,15 @@ _ROWS = 65_536
 """Rows that are taken to double precision at a time."""
 
 
-def centroid_sums(features: Tensor, probabilities: Tensor) -> Tensor:
-    """Return sum_i p_k(x_i) f_i / |f_i|, (K, D), of one batch: features (B, D), probabilities (B, K).
+def centroid_sums(features: Tensor, probabilities: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return sum_i w_i p_k(x_i) f_i / |f_i|, (K, D), of one batch: features (B, D), probabilities (B, K), weights (B,), None: 1 for each.
 
     Add the sums of all batches (and all processes), then take `unit_centroids` of them. Double precision where the device has it, so that the
     order of the samples and the batch size do not matter.
     """
     dtype = features.dtype if features.device.type == "mps" else torch.float64
-    return probabilities.to(dtype).T @ F.normalize(features.to(dtype), dim=1, eps=torch.finfo(dtype).tiny)
+    shares = probabilities.to(dtype) if weights is None else probabilities.to(dtype) * weights.to(dtype)[:, None]
+    return shares.T @ F.normalize(features.to(dtype), dim=1, eps=torch.finfo(dtype).tiny)
 
 
 def class_centroids(features: Tensor, probabilities: Tensor) -> Tensor:

@@ -1,9 +1,6 @@
 """The commands. Flags are the fields of frozen dataclasses; a handler imports what it needs and nothing before."""
 
-import argparse
-import contextlib
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +8,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from fspmu import __version__
-from fspmu.errors import EXPECTED, InputError, choose, launched, leave_after
+from fspmu.errors import EXPECTED, choose, launched, leave_after
+from fspmu.experiments.flags import first_look, parse
 
 Handler = Callable[[list[str]], None]
 
@@ -22,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "inspect": "print what is understood of a data set, before any compute",
     "pretrain": "train a network on labels that may be wrong",
     "detect": "find the samples whose label looks wrong to a trained network",
+    "survey": "judge the labels of a run by every detector and every cut",
     "unlearn": "make it forget them, and recover on the rest",
     "evaluate": "measure a trained or repaired network",
     "predict": "predict the classes of images",
@@ -68,33 +67,6 @@ def run_command(arguments: list[str]) -> None:
     handler(flags)
 
 
-def parse(command: str, base: type, flags: list[str], **families: Any) -> Any:
-    """Return `base` filled from `flags`; `families` are fields whose type depends on the flags, each with its default value."""
-    import tyro
-
-    kind = base
-    if families:
-        fields = [(name, type(value), dataclasses.field(default=value, kw_only=True)) for name, value in families.items()]
-        kind = dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__})
-    shape = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    with contextlib.ExitStack() as quiet:
-        if launched()[0] > 0:  # of several processes one prints help and complaints
-            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        return tyro.cli(kind, prog=f"fspmu {command}", description=base.__doc__, args=flags, config=shape)
-
-
-def first_look(flags: list[str], **defaults: str | None) -> dict[str, str | None]:
-    """Return the values of a few flags before the rest is parsed: they decide which other flags there are."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, default in defaults.items():
-        parser.add_argument(f"--{name}", default=default)
-    try:
-        return vars(parser.parse_known_args(flags)[0])
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
-
-
 def emit(result: dict[str, Any], as_json: bool, tables: Sequence[Any] = (), lines: Sequence[str] = (), first: Sequence[str] = ()) -> None:
     """Print first lines, tables and last lines, or one JSON object on standard output with the rest on standard error; the main process alone."""
     if launched()[0] > 0:
@@ -124,18 +96,31 @@ def _where(outcome: Any) -> str:
     return f"{'already done, nothing changed' if outcome.already_done else 'written'}: {outcome.folder}"
 
 
-def _repair(flags: list[str]) -> None:
-    from fspmu.detection import DEFAULT, DETECTORS
-    from fspmu.experiments.repair_options import RepairModel
+def _families_of_finding(look: dict[str, str | None]) -> dict[str, Any]:
+    """Return the settings whose flags there are, by the detector and the cut that the flags name."""
+    from fspmu.stages.choosing import choose_detection
+
+    choice = choose_detection(str(look["detector"]), cut=look["cut"])
+    return {"detector_settings": choice.settings, "cut_settings": choice.cut_settings}
+
+
+def _families_of_repair(flags: list[str]) -> tuple[dict[str, Any], bool]:
+    """Return the settings whose flags a repair has, by what the flags name, and whether they name a preset."""
+    from fspmu.detection import DEFAULT
+    from fspmu.stages.mending import suitable_settings
     from fspmu.unlearning import METHODS
 
-    look = first_look(flags, detector=DEFAULT, method="fspmu", preset=None)
-    method = choose(METHODS, str(look["method"]), "method")
-    detector_settings = choose(DETECTORS, str(look["detector"]), "detector").settings
-    from fspmu.stages.mending import suitable_settings
+    look = first_look(flags, detector=DEFAULT, cut=None, method="fspmu", preset=None)
+    settings = choose(METHODS, str(look["method"]), "method").settings
+    families = _families_of_finding(look)
+    named = look["preset"] is not None
+    return families | {"settings": suitable_settings(str(look["method"]), None, look["preset"]) if named else settings}, named
 
-    preset = method.settings if look["preset"] is None else suitable_settings(str(look["method"]), None, look["preset"])
-    options = parse("repair", RepairModel, flags, detector_settings=detector_settings, settings=preset)
+
+def _repair(flags: list[str]) -> None:
+    from fspmu.experiments.repair_options import RepairModel
+
+    options = parse("repair", RepairModel, flags, **_families_of_repair(flags)[0])
     options = dataclasses.replace(options, fit=not any(flag.partition("=")[0] == "--lr" for flag in flags))
     from fspmu.experiments.repair_command import handed_back, repair_model
     from fspmu.report.tables import run_table
@@ -187,33 +172,38 @@ def _pretrain(flags: list[str]) -> None:
 
 
 def _detect(flags: list[str]) -> None:
-    from fspmu.detection import DETECTORS
+    from fspmu.detection import DEFAULT
     from fspmu.experiments.experiment import Detect
 
-    look = first_look(flags, detector="gmm")
-    options = parse("detect", Detect, flags, detector_settings=choose(DETECTORS, str(look["detector"]), "detector").settings)
+    options = parse("detect", Detect, flags, **_families_of_finding(first_look(flags, detector=DEFAULT, cut=None)))
     from fspmu.experiments.repair_run import detect
 
     _emit_outcome(detect(options), options.compute.json)
 
 
+def _survey(flags: list[str]) -> None:
+    from fspmu.experiments.survey_options import Survey
+
+    options = parse("survey", Survey, flags)
+    from fspmu.experiments.surveying import survey_run
+    from fspmu.report.tables import survey_lines, survey_tables
+
+    outcome = survey_run(options)
+    lines = [*survey_lines(outcome.record["survey"]), _where(outcome)]
+    emit(outcome.record | {"folder": str(outcome.folder)}, options.compute.json, survey_tables(outcome.record["survey"]), lines)
+
+
 def _unlearn(flags: list[str]) -> None:
-    from fspmu.detection import DETECTORS
     from fspmu.experiments.experiment import Unlearn
-    from fspmu.unlearning import METHODS
 
-    look = first_look(flags, detector="gmm", method="fspmu", preset=None)
-    method = choose(METHODS, str(look["method"]), "method")
-    detector_settings = choose(DETECTORS, str(look["detector"]), "detector").settings
-    from fspmu.stages.mending import suitable_settings
-
-    preset = method.settings if look["preset"] is None else suitable_settings(str(look["method"]), None, look["preset"])
-    options = parse("unlearn", Unlearn, flags, detector_settings=detector_settings, settings=preset)
+    families, named = _families_of_repair(flags)
+    options = parse("unlearn", Unlearn, flags, **families)
     from fspmu.engine.checkpoint import load
     from fspmu.experiments.repair_run import unlearn
+    from fspmu.stages.mending import suitable_settings
 
-    if look["preset"] is None:  # the run is known by now, and with it the preset that suits it; explicit flags win over either
-        options = parse("unlearn", Unlearn, flags, detector_settings=detector_settings, settings=suitable_settings(options.method, load(options.run)))
+    if not named:  # the run is known by now, and with it the preset that suits it; explicit flags win over either
+        options = parse("unlearn", Unlearn, flags, **families | {"settings": suitable_settings(options.method, load(options.run))})
     _emit_outcome(unlearn(options), options.compute.json)
 
 

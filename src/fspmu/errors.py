@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 Value = TypeVar("Value")
 
@@ -82,26 +82,30 @@ def check_share(value: float, name: str) -> None:
 
 _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("epochs starts max_iterations width search_epochs agreement last_sets loss_epochs ramp_up", lambda value: value >= 1, "at least 1"),
-    ("pseudo_epochs strong_ops test_every", lambda value: value >= 1, "at least 1"),
+    ("pseudo_epochs strong_ops views probe_epochs neighbours rounds look_views test_every", lambda value: value >= 1, "at least 1"),
+    ("folds", lambda value: value >= 2, "at least 2"),
     ("batch_size forget_batch retain_batch warm_up_batch", lambda value: value >= 2, "at least 2: batch norm has no statistics of one sample"),
     ("forget_epochs class_floor lr_step weight_decay variance_floor tolerance milestones seed", lambda value: value >= 0, "at least 0"),
     ("warm_up lambda_u penalty regulariser lr_end debias pseudo_weight agreement_after fmix_decay", lambda value: value >= 0, "at least 0"),
+    ("refinements prior_samples lead smallest separation unlabelled", lambda value: value >= 0, "at least 0"),
     ("lr t temperature clip sharpening mixup fmix", lambda value: value > 0, "above 0"),
     ("share quality threshold beta noise_rate", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
     ("rho_start rho_end tau_conf agreement_share prior_memory", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
-    ("held_out", lambda value: 0 < value < 1, "above 0 and below 1"),
-    ("momentum tau", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("margin rate shrinkage skipped retain_above forget_above relabel", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
+    ("momentum tau held_out", lambda value: 0 <= value < 1, "from 0 to below 1"),
 )
 
 
 def check_settings(settings: Any) -> None:
-    """Raise InputError for a number in a settings dataclass that its name does not allow; each name means the same everywhere."""
+    """Raise InputError for a number in a settings dataclass that its name does not allow, or a word that is none; each name means the same everywhere."""
     rules = {name: (holds, words) for names, holds, words in _RULES for name in names.split()}
     for entry in fields(settings):
-        value = getattr(settings, entry.name)
+        value, flag = getattr(settings, entry.name), f"--{entry.name.replace('_', '-')}"
+        if get_origin(entry.type) is Literal:
+            choose(dict.fromkeys(get_args(entry.type)), value, flag)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
             holds, words = rules.get(entry.name, (math.isfinite, "a finite number"))
             if not (math.isfinite(number) and holds(number)):
-                raise InputError(f"--{entry.name.replace('_', '-')} is {number}, but it must be {words}")
+                raise InputError(f"{flag} is {number}, but it must be {words}")

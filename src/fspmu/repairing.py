@@ -2,7 +2,8 @@
 
     take in -> find what looks wrong -> forget it and recover -> compare before and after -> hand back
 
-Each step is a function that can be called alone: `take_in`, `find_label_issues`, `mend`, `compare`, and `write_repair`.
+Each step is a function that can be called alone: `take_in`, `find_label_issues`, `mend` (`repair_rounds`: find and mend more than once), `compare`, and
+`write_repair`.
 """
 
 import copy
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 from fspmu.data.images import Images
 from fspmu.data.split import Split
-from fspmu.detection import DEFAULT, DETECTORS
-from fspmu.detection.cuts import SplitSettings
+from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import label_issues, to_cleanlab
+from fspmu.detection.splitting import SplitSettings
+from fspmu.detection.three_way import clean_above
 from fspmu.engine.checkpoint import load_tensors
 from fspmu.engine.handing_back import like, weights_hash
 from fspmu.engine.inference import accuracy_of, predict
@@ -34,10 +36,12 @@ from fspmu.results.record import make_record
 from fspmu.results.store import RunFolder, read_json
 from fspmu.stages.asking import Asked, config_of, forget_set, settled
 from fspmu.stages.deciding import Decided, decide_found, decide_split, held_apart, mark_decided, read_decided
-from fspmu.stages.finding import Detection, detection_of, find_label_issues, kept_rows, opinions_behind, prepared
+from fspmu.stages.finding import Detection, detection_of, find_label_issues, opinions_behind, prepared
+from fspmu.stages.gathering import Looked, kept_rows
 from fspmu.stages.judging import compare, verdict
-from fspmu.stages.mending import Mended, fitted_settings, mend, suitable_settings
+from fspmu.stages.mending import Mended, fitted_settings, suitable_settings
 from fspmu.stages.page_material import given_settings
+from fspmu.stages.rounds import Rounds, repair_rounds
 from fspmu.stages.taking_in import Intake, Taken, take_in
 from fspmu.stages.writing import Work, entered, write_repair
 
@@ -98,9 +102,13 @@ def repair(
     preset: str | None = None,
     settings: Any = None,
     detector_settings: Any = None,
-    cut: SplitSettings | None = None,
+    cut: str | None = None,
+    cut_settings: Any = None,
+    split: SplitSettings | None = None,
+    rounds: Rounds | None = None,
     corrections: str | Path | None = None,
     truth: Tensor | None = None,
+    history: Tensor | None = None,
     keep: str = "better",
     class_names: Sequence[str] | None = None,
     class_map: str | Path | Mapping[str, str] | None = None,
@@ -130,12 +138,16 @@ def repair(
     run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
     names = None if class_names is None else tuple(class_names)
     centre, spread = (None if values is None else tuple(float(value) for value in values) for values in (mean, std))
-    given = None if corrections is None else Path(corrections)
     intake = Intake(names, class_order, head, size, centre, spread, augment, hold_out, storage, limit)
-    asked = Asked(detector or DEFAULT, detector_settings, cut or SplitSettings(), forget, truth, method, preset, settings, keep, settings is None, given)
+    given = None if corrections is None else Path(corrections)
+    found_by = (detector or DEFAULT, detector_settings, cut, cut_settings, split or SplitSettings())
+    asked = Asked(*found_by, forget, truth, history, method, preset, settings, keep, settings is None, given, rounds or Rounds())
     taken = take_in(model, images, evaluation, intake, run, class_map=class_map)
-    if out is None:
-        return carry_out(taken, asked, run)
+    return carry_out(taken, asked, run) if out is None else _carry_into(out, taken, asked, run)
+
+
+def _carry_into(out: str | Path, taken: Taken, asked: Asked, run: Run) -> Repair:
+    """Return the repair of what was taken in, and leave it in a folder; a finished one is read."""
     with entered(out, config_of(taken, asked, run), run) as folder:
         if folder.finished:
             return read_back(folder.path, taken)
@@ -158,15 +170,17 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
         taken = held_apart(taken, decided, run)
     images, held = taken.images, taken.held
     found = find(taken, asked, run)
+    looked, found = found.looked, replace(found, looked=None)  # it may be as large as the images: nobody keeps it for long
     if decided is not None:
         found = decide_found(found, decided, images)
-    new_labels = None if decided is None else decided.new_labels
     warn_of_disagreement(found, images, run)
     settings = asked.settings or suitable_settings(asked.method, taken.model, asked.preset)
     if asked.fit:
         settings = fitted_settings(settings, asked.method, taken.model, images, found.split, run)
     run.evaluation = taken.evaluation
-    mended = mend(taken.model, images, method=asked.method, settings=settings, found=found, new_labels=new_labels, truth=asked.truth, run=run)
+    how: Json = {"method": asked.method, "settings": settings, "finding": {**_wanted(taken, asked), "unseen": held}, "truth": asked.truth}
+    mended = repair_rounds(taken.model, images, asked.rounds, **how, found=found, decided=decided, run=run)
+    found = mended.detection
     comparison, kept, sentence = None, True, ""
     if mended.right is not None:
         comparison = compare(*mended.right, run.generator("bootstrap"))
@@ -174,7 +188,7 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
         kept = better or asked.keep == "always"
         sentence = sentence if better == kept else sentence.replace("the model you gave is", "as asked, the repaired model is still")
         run.notice(sentence)
-    issues = issues_of(mended, taken, asked, run, decided)
+    issues = issues_of(mended, taken, asked, run, decided, looked)
     network = mended.model if kept else taken.model
     record = make_record(
         config=config,
@@ -194,15 +208,16 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
 
 def _explained(asked: Asked, settings: Any) -> tuple[tuple[str, str, str], ...]:
     """Return whatever was set, explained."""
-    by_us = asked.forget is None
-    return given_settings((asked.detector_settings or DETECTORS[asked.detector].settings) if by_us else None, asked.cut if by_us else None, settings)
+    if asked.forget is not None:
+        return given_settings(method=settings)
+    choice = asked.choice
+    return given_settings(detector=choice.settings, cut=choice.cut_settings, split=asked.split, method=settings, rounds=asked.rounds)
 
 
 def find(taken: Taken, asked: Asked, run: Run) -> Detection:
     """Return what looks wrong, by a detector or by somebody else; what is held out is in neither mask."""
     if asked.forget is None:
-        settings = {"detector": asked.detector, "settings": asked.detector_settings, "cut": asked.cut, "truth": asked.truth}
-        return find_label_issues(taken.model, taken.images, **settings, unseen=taken.held, run=run)
+        return find_label_issues(taken.model, taken.images, **_wanted(taken, asked), truth=asked.truth, unseen=taken.held, run=run)
     given = forget_set(taken, asked)
     unknown = given.clean_probability.masked_fill(taken.held, float("nan"))  # as of what a detector may not look at
     split = Split(given.retain & ~taken.held, given.forget & ~taken.held, unknown)
@@ -213,22 +228,28 @@ def find(taken: Taken, asked: Asked, run: Run) -> Detection:
     return detection_of(taken.images, split, seen, 1 - split.clean_probability, report)
 
 
-def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run, decided: Decided | None = None) -> pd.DataFrame:
+def _wanted(taken: Taken, asked: Asked) -> Json:
+    """Return how `find_label_issues` is asked; images to measure on tell where to look, too, but for those that the model was trained on."""
+    choice = asked.choice
+    how = {"detector": choice.detector, "settings": choice.settings, "cut": choice.cut, "cut_settings": choice.cut_settings, "split": asked.split}
+    return how | {"history": asked.history, "fresh": taken.evaluation if taken.kind == "given" else None}
+
+
+def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run, decided: Decided | None = None, looked: Looked | None = None) -> pd.DataFrame:
     """Return a row for each image as the repaired model sees it.
 
     Images that were held out are judged now, by the detector and the model as it was, with all labels at hand, or by whoever gave the forget set: their
-    `action` is review.
+    `action` is review. looked: what the model as it was said of all images, if somebody kept it.
     """
     found, held = mended.detection, taken.held
     if not bool(held.any()):
         return mended.issues if decided is None else mark_decided(mended.issues, decided, taken.images.class_names)
     split, clean = found.split, found.split.clean_probability
     if asked.forget is None:
-        settings = {"detector": asked.detector, "settings": asked.detector_settings, "cut": asked.cut, "truth": asked.truth}
         aside = replace(run, folder=None, notices=list(run.notices), lines=[], _uncounted=[0, 0])  # what it saves and remarks is about another set
-        judged = find_label_issues(taken.model, taken.images, **settings, predictions=found.predictions, run=aside)
+        judged = find_label_issues(taken.model, taken.images, **_wanted(taken, asked), truth=asked.truth, looked=looked, run=aside)
         clean = torch.where(held, judged.split.clean_probability, clean)
-        trusted = Split(split.retain | held & (clean > asked.cut.threshold), split.forget, clean)
+        trusted = Split(split.retain | held & clean_above(clean, asked.split.threshold, asked.split.margin), split.forget, clean)
     else:
         trusted = forget_set(taken, asked)
         trusted = trusted if decided is None else decide_split(trusted, decided)

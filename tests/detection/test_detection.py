@@ -1,4 +1,4 @@
-"""Detectors: what each of them promises, the mixture against scikit-learn's own, the cut with its floor, and the quality figures."""
+"""Detectors: what each of them promises, the split with its floor, and the quality figures."""
 
 import dataclasses
 import math
@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
-from sklearn.mixture import GaussianMixture
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from fspmu.data.images import Images
 from fspmu.data.split import Split
 from fspmu.detection import DETECTORS, at_random, known, loss_mixture
-from fspmu.detection.cuts import SplitSettings, split_at
+from fspmu.detection.cuts import CUTS
 from fspmu.detection.evidence import Evidence
 from fspmu.detection.label_issues import COLUMNS, label_issues, opinions_of, write_issues
 from fspmu.detection.quality import detection_quality
-from fspmu.errors import DetectionWarning, InputError
+from fspmu.detection.splitting import SplitSettings, split_at
+from fspmu.errors import InputError
 
 CLASSES = 4
-MIXTURES = ("gmm", "gmm-reference")
 
 
 def seeded(seed=0):
@@ -46,106 +45,11 @@ def only(evidence, needs):
     return dataclasses.replace(evidence, **dict.fromkeys(fields - needs))
 
 
-def two_groups(seed=0, high=6.0):
-    draw = np.random.default_rng(seed)
-    return np.concatenate([draw.normal(0.5, 0.2, 300), draw.normal(high, 0.8, 150)])
-
-
-def cut(name, values, seed=0, **changes):
-    detector = DETECTORS[name]
-    return detector.cut(values, torch.zeros(len(values), dtype=torch.int64), dataclasses.replace(detector.settings, **changes), seeded(seed))
-
-
-@pytest.mark.parametrize("name", DETECTORS)
-def test_contract(name):
-    detector, everything = DETECTORS[name], make_evidence()
-    evidence = only(everything, detector.needs)
-    kept = {field.name: value.clone() for field in dataclasses.fields(evidence) if isinstance(value := getattr(evidence, field.name), torch.Tensor)}
-    results = []
-    for seed in (3, 3):
-        score = detector.score(evidence, detector.settings, seeded(seed))
-        before = score.clone()
-        clean = detector.cut(score, evidence.given_labels, detector.settings, seeded(seed))
-        assert torch.equal(score, before)
-        for values in (score, clean):
-            assert values.shape == evidence.given_labels.shape and values.is_floating_point() and torch.isfinite(values).all()
-        assert clean.min() >= 0 and clean.max() <= 1
-        results.append((score, clean))
-    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
-    for field, value in kept.items():
-        assert torch.equal(getattr(evidence, field), value)
-    if name != "random":  # HIGH = looks wrong: on evidence this clear, every real detector says so
-        wrong = evidence.given_labels != everything.truth
-        assert roc_auc_score(wrong, results[0][0]) > 0.95 and roc_auc_score(~wrong, results[0][1]) > 0.95
-
-
-@pytest.mark.parametrize("name", [name for name, detector in DETECTORS.items() if detector.needs])
-def test_evidence_that_was_not_gathered_is_named(name):
-    detector = DETECTORS[name]
-    evidence = only(make_evidence(), detector.needs - {min(detector.needs)})
-    with pytest.raises(LookupError, match=f"needs {min(detector.needs)}"):
-        detector.score(evidence, detector.settings, seeded())
-
-
 def test_gmm_scores_by_cross_entropy_on_the_given_label():
     evidence = make_evidence(50)
     expected = -log_softmax(evidence.logits.double().numpy(), axis=1)[np.arange(50), evidence.given_labels]
     score = loss_mixture.score(only(evidence, {"logits"}), loss_mixture.Settings(), seeded())
     np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_gmm_is_the_mixture_on_two_clear_groups(seed):
-    values = two_groups(seed)
-    scaled = ((values - values.min()) / np.ptp(values))[:, None]
-    mixture = GaussianMixture(2, reg_covar=5e-4, max_iter=500, tol=1e-8, n_init=5, random_state=0).fit(scaled)
-    expected = mixture.predict_proba(scaled)[:, mixture.means_.argmin()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DetectionWarning)  # ten rounds may fall short of convergence; not the point here
-        clean = cut("gmm", torch.tensor(values), seed)
-    np.testing.assert_allclose(clean, expected, atol=0.02)
-    assert ((clean > 0.5).numpy() == (np.arange(450) < 300)).all()
-
-
-def test_gmm_reference_is_the_published_fit():
-    values = two_groups()
-    mixture = GaussianMixture(n_components=2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=0).fit(values[:, None])
-    expected = mixture.predict_proba(values[:, None])[:, mixture.means_.argmin()]
-    for seed in (0, 1):  # the generator has no say
-        clean = cut("gmm-reference", torch.tensor(values), seed)
-        np.testing.assert_allclose(clean, expected, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", MIXTURES)
-@pytest.mark.parametrize("value", [0.0, 3.7, 1e6])
-def test_equal_losses_say_nothing(name, value):
-    with pytest.warns(DetectionWarning, match="equal"):
-        clean = cut(name, torch.full((20,), value))
-    assert torch.equal(clean, torch.ones(20))
-
-
-@pytest.mark.parametrize("name", MIXTURES)
-def test_one_group_is_said_to_be_one(name):
-    values = torch.tensor(np.random.default_rng(0).normal(2, 0.3, 500))
-    with pytest.warns(DetectionWarning, match="do not form two groups"):
-        cut(name, values)
-
-
-def test_two_clear_groups_need_no_warning():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        cut("gmm", torch.tensor(two_groups()))
-
-
-def test_a_fit_cut_short_is_said():
-    with pytest.warns(DetectionWarning, match="not converged after 1 rounds"):
-        cut("gmm", torch.tensor(two_groups(high=1.5)), max_iterations=1, tolerance=1e-12, starts=1)
-
-
-def test_separation_by_hand():
-    # two unit Gaussians two apart: sqrt(2) * 2 / sqrt(1 + 1) = 2, the line between one group and two
-    assert loss_mixture.separation(np.array([0.0, 2.0]), np.array([1.0, 1.0])) == pytest.approx(2)
-    assert loss_mixture.separation(np.array([5.0, 2.0]), np.array([4.0, 0.5])) == pytest.approx(math.sqrt(2) * 3 / math.sqrt(4.5))
 
 
 @pytest.mark.parametrize("quality", [0.0, 0.25, 0.9, 1.0])
@@ -155,7 +59,7 @@ def test_known_finds_the_share_it_is_asked_for(quality):
     score = known.score(evidence, known.Settings(quality), seeded())
     for group, share in ((wrong, quality), (~wrong, 1 - quality)):
         assert abs(int(score[group].sum()) - share * int(group.sum())) <= 0.5
-    clean = known.cut(score, evidence.given_labels, known.Settings(quality), seeded())
+    clean = CUTS["as-is"].cut(score, evidence.given_labels, CUTS["as-is"].settings, seeded()).clean
     assert torch.equal(clean == 0, score == 1) and torch.equal(clean == 1, score == 0)
     if quality in (0.0, 1.0):
         assert torch.equal(score == 1, wrong if quality else ~wrong)
@@ -168,7 +72,7 @@ def test_random_is_a_coin_with_the_share_it_is_asked_for(share):
     count = 20_000
     evidence = Evidence(torch.zeros(count, dtype=torch.int64), 1)
     score = at_random.score(evidence, at_random.Settings(share), seeded())
-    clean = at_random.cut(score, evidence.given_labels, at_random.Settings(share), seeded())
+    clean = CUTS["as-is"].cut(score, evidence.given_labels, CUTS["as-is"].settings, seeded()).clean
     assert abs(float((clean == 0).float().mean()) - share) <= 5 * math.sqrt(share * (1 - share) / count)
     assert torch.equal((clean == 0) | (clean == 1), torch.ones(count, dtype=torch.bool))
 
@@ -218,6 +122,7 @@ def test_quality_counts_wrong_labels_as_positive(seed):
         "recall": recall_score(wrong, found),
         "f1": f1_score(wrong, found),
         "auc": roc_auc_score(wrong, score.numpy()),
+        "average_precision": average_precision_score(wrong, score.numpy()),
         "retain_purity": precision_score(~wrong, ~found),
         "clean_recall": recall_score(~wrong, ~found),
         "wrong_share": wrong.mean(),
@@ -228,7 +133,7 @@ def test_quality_counts_wrong_labels_as_positive(seed):
 def test_a_ratio_over_nothing_is_none():
     labels, keep = torch.tensor([0, 1]), torch.tensor([True, True])
     result = detection_quality(torch.zeros(2), Split(keep, ~keep, torch.ones(2)), labels, labels)
-    assert result["precision"] is result["recall"] is result["f1"] is result["auc"] is None
+    assert result["precision"] is result["recall"] is result["f1"] is result["auc"] is result["average_precision"] is None
     assert result["retain_purity"] == result["clean_recall"] == 1 and result["wrong_share"] == 0
 
 
@@ -258,7 +163,7 @@ def test_a_class_whose_posteriors_are_all_zero_keeps_its_surest():
     given = torch.cat([torch.arange(90) % 9, torch.full((30,), 9)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        clean = DETECTORS["gmm"].cut(score, given, DETECTORS["gmm"].settings, torch.Generator().manual_seed(0))
+        clean = CUTS["mixture"].cut(score, given, CUTS["mixture"].settings, torch.Generator().manual_seed(0)).clean
     assert (clean[given == 9] == 0).all()
     split = split_at(clean, score, given, 10, SplitSettings())
     assert split.retain[given == 9].nonzero().flatten().tolist() == list(range(10))

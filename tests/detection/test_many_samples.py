@@ -14,7 +14,7 @@ from sklearn.mixture import GaussianMixture
 
 from fspmu.data.images import Images
 from fspmu.data.split import Split
-from fspmu.detection import DETECTORS, loss_mixture
+from fspmu.detection.cuts import CUTS, mixture
 from fspmu.detection.label_issues import join_opinions, label_issues, opinions_of, write_issues
 from fspmu.errors import DetectionWarning
 
@@ -39,9 +39,9 @@ def losses(kind, count=MANY, seed=0):
     return torch.from_numpy(np.abs(drawn[kind]()))
 
 
-def cut(values, seed=0, name="gmm", **changes):
-    detector = DETECTORS[name]
-    return detector.cut(values, torch.zeros(len(values), dtype=torch.int64), dataclasses.replace(detector.settings, **changes), seeded(seed))
+def cut(values, seed=0, name="mixture", **changes):
+    rule = CUTS[name]
+    return rule.cut(values, torch.zeros(len(values), dtype=torch.int64), dataclasses.replace(rule.settings, **changes), seeded(seed)).clean
 
 
 def fitted_to_all(values, random_state, starts=10):
@@ -49,8 +49,8 @@ def fitted_to_all(values, random_state, starts=10):
     column = values.double().numpy()[:, None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ten rounds may fall short of convergence
-        mixture = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, n_init=starts, random_state=random_state).fit(column)
-    return torch.from_numpy(mixture.predict_proba(column)[:, mixture.means_.argmin()]).float()
+        theirs = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, n_init=starts, random_state=random_state).fit(column)
+    return torch.from_numpy(theirs.predict_proba(column)[:, theirs.means_.argmin()]).float()
 
 
 def scaled(values):
@@ -69,24 +69,24 @@ def test_starts_compared_on_a_part_lead_where_all_do(kind):
 
 @pytest.mark.filterwarnings("ignore::fspmu.errors.DetectionWarning")
 def test_few_scores_are_fitted_from_every_start(monkeypatch):
-    monkeypatch.setattr(loss_mixture, "_COMPARED", 3000)
+    monkeypatch.setattr(mixture, "_COMPARED", 3000)
     values = losses("overlapping", 3000)
     drawn = int(torch.randint(0, 2**31 - 1, (), generator=seeded(5)))
     assert torch.equal(cut(values, 5), fitted_to_all(scaled(values), drawn))
 
 
 @pytest.mark.filterwarnings("ignore::fspmu.errors.DetectionWarning")
-@pytest.mark.parametrize("name", ["gmm", "gmm-reference"])
+@pytest.mark.parametrize("name", ["mixture", "mixture-reference"])
 def test_a_single_start_is_fitted_to_all_scores(name, monkeypatch):
-    monkeypatch.setattr(loss_mixture, "_COMPARED", 100)
+    monkeypatch.setattr(mixture, "_COMPARED", 100)
     values = losses("overlapping", 3000)
     drawn = int(torch.randint(0, 2**31 - 1, (), generator=seeded(5)))
-    expected = fitted_to_all(scaled(values), drawn, starts=1) if name == "gmm" else fitted_to_all(values, 0, starts=1)
+    expected = fitted_to_all(scaled(values), drawn, starts=1) if name == "mixture" else fitted_to_all(values, 0, starts=1)
     assert torch.equal(cut(values, 5, name, starts=1), expected)
 
 
 def test_remarks_are_about_the_fit_to_all_scores(monkeypatch):
-    monkeypatch.setattr(loss_mixture, "_COMPARED", 500)
+    monkeypatch.setattr(mixture, "_COMPARED", 500)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cut(losses("apart", 5000))
@@ -99,7 +99,7 @@ def test_remarks_are_about_the_fit_to_all_scores(monkeypatch):
 
 def test_scores_that_are_equal_but_for_a_few(monkeypatch):
     """The part on which starts are compared may hold one value alone."""
-    monkeypatch.setattr(loss_mixture, "_COMPARED", 500)
+    monkeypatch.setattr(mixture, "_COMPARED", 500)
     values = torch.zeros(100_000)
     values[-3:] = torch.tensor([5.0, 6.0, 7.0])
     assert (cut(values) < 0.5).nonzero().flatten().tolist() == [99_997, 99_998, 99_999]

@@ -1,6 +1,7 @@
 """The same work in one process or in several: `python several.py OUT` under torchrun writes what each process found."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -64,6 +65,10 @@ def work(run: Run) -> dict[str, torch.Tensor]:
     found["scores"], found["clean"] = detection.score, detection.split.clean_probability
     found["forget"], found["retain"] = detection.split.forget, detection.split.retain
     found["features"], found["logits"] = detection.predictions.features, detection.predictions.logits
+    inside = find_label_issues(normed, images, detector="combined", cut="otsu", history=trained.history.margins, run=run)
+    assert inside.looked is not None and inside.report["depth"]["fitted"] == COUNT
+    found["combined scores"], found["combined clean"] = inside.score, inside.split.clean_probability
+    found |= {f"combined {name}": value.float() for name, value in inside.looked.fields.items()}
     chosen = torch.rand(COUNT, generator=generator) < 0.4
     found["centroids"] = find_centroids(normed, images, run, chosen=chosen)
     found["reference centroids"] = find_centroids(normed, images, run, chosen=chosen, reference=True)
@@ -71,10 +76,14 @@ def work(run: Run) -> dict[str, torch.Tensor]:
     found["accuracy"] = torch.tensor(accuracy(normed, images, run))
 
     split = Split(chosen, ~chosen, chosen.float())
+    sure = torch.rand(COUNT, generator=generator)
+    graded = Split(sure > 0.5, sure <= 0.5, sure)
     few = Split(torch.ones(COUNT, dtype=torch.bool), torch.arange(COUNT) < 3, torch.ones(COUNT))
     ours = feature_preserving.Settings(epochs=2, forget_epochs=1, forget_batch=50, retain_batch=64)
+    beyond = replace(ours, epochs=3, weighting="clean-probability", schedule="cosine", unlabelled=0.5, tau_conf=0.1, stop="chance")
     repairs = {
         "fspmu": feature_preserving.unlearn(model, images, split, ours, run),
+        "beyond": feature_preserving.unlearn(model, images, graded, beyond, run),
         "few": feature_preserving.unlearn(model, images, few, ours, run),
         "neggrad_plus": neggrad_plus.unlearn(model, images, few, neggrad_plus.Settings(epochs=1, batch_size=60, beta=0.9), run),
     }

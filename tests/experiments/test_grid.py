@@ -1,6 +1,7 @@
 """Grids: tiny ones, killed at every level, end in the table of an undisturbed one."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -18,6 +19,8 @@ import pytest
 from fspmu.cli import main
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
+from fspmu.detection import DETECTORS
+from fspmu.detection.cuts import CUTS
 from fspmu.experiments import grid_launch
 from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
 from fspmu.experiments.grid_jobs import LATER, GridRun, asked, estimate, jobs_of, rebuild
@@ -406,6 +409,38 @@ def test_lists_are_complete_and_every_run_comes_back_from_json(name, tmp_path):
         assert options.method in (PRETRAINING if isinstance(options, Pretrain) else UNLEARNING)
         assert estimate(job) is not None and all(count > 0 for count in estimate(job))
     assert {job.options.detector for job in all_jobs if isinstance(job.options, Unlearn)} <= {"known", "gmm", NLL_DETECTOR}
+
+
+NAMED = {
+    "table-known": "b65a29a635ce5c78",
+    "table-gmm": "fe132208d7d6dd6d",
+    "table-known-small": "626f6eabcf44b679",
+    "table-gmm-small": "2f5925169cd65150",
+}
+"""Digests of the folder names that runs were made under."""
+
+
+@pytest.mark.parametrize("default", ["gmm", "combined"])
+def test_folders_keep_their_names_whatever_the_default_detector(default, monkeypatch):
+    """Finished runs are found by these names: a new field, or another default, must not send a grid to compute them again."""
+    monkeypatch.setattr(Unlearn.__dataclass_fields__["detector"], "default", default)
+    for name, digest in NAMED.items():
+        stems = "\n".join(run.stem for run in GRIDS[name].runs)
+        assert hashlib.sha256(stems.encode()).hexdigest()[:16] == digest, name
+    assert GRIDS["table-gmm-small"].runs[2].stem == "cifar10-n5000-sym-20-ce-fspmu-gmm-e9d3b9ce54e2"
+
+
+def test_a_run_with_another_detector_and_cut_comes_back_from_json(tmp_path):
+    start = GRIDS["table-gmm-small"].runs[0]
+    combined, otsu = DETECTORS["combined"], CUTS["otsu"]
+    wish = Unlearn(LATER, detector="combined", detector_settings=replace(combined.settings, views=2), cut="otsu", cut_settings=otsu.settings)
+    jobs = jobs_of([start, GridRun(wish, start.cell, start)], [0], Compute(), tmp_path, None)
+    again = rebuild(json.loads(json.dumps(jobs[1].payload)))
+    assert again == jobs[1].options and again.detector_settings.views == 2 and type(again.cut_settings) is type(otsu.settings)
+    plain = GridRun(Unlearn(LATER, detector="combined"), start.cell, start)
+    assert plain.stem != jobs[1].run.stem and rebuild(json.loads(json.dumps(jobs_of([start, plain], [0], Compute(), tmp_path, None)[1].payload))).cut is None
+    dearer = estimate(jobs[1])[0] - estimate(jobs_of([start, GridRun(Unlearn(LATER, detector="gmm"), start.cell, start)], [0], Compute(), tmp_path, None)[1])[0]
+    assert dearer == 2 * 5000  # two views of every image
 
 
 def test_tables_share_their_pretrainings_and_places_do_not_name_folders(tmp_path):

@@ -181,7 +181,7 @@ def test_a_finished_folder_is_left_as_it_is(repaired, home, capsys):
     code, _, err = in_process(capsys, *TIMM, *flags)
     assert code == 2 and "--resume" in err
     code, _, err = in_process(capsys, *TIMM, *flags, "--resume", "--threshold", "0.7")
-    assert code == 2 and "cut.threshold is 0.7 here and 0.5 there" in err
+    assert code == 2 and "split.threshold is 0.7 here and 0.5 there" in err
     code, _, err = in_process(capsys, *TIMM[:-4], "--dataset", "trusted", "--size", SIDE, *flags, "--resume")
     assert code == 2 and "data.name is 'trusted' here and 'photos' there" in err
     assert content(out) == before

@@ -218,17 +218,23 @@ def test_a_page_is_made_without_torch():
 def test_the_command_repeats_the_run():
     from fspmu.cli import parse
     from fspmu.detection import DETECTORS
+    from fspmu.detection.cuts import CUTS
     from fspmu.experiments.experiment import Unlearn
+    from fspmu.stages.rounds import Rounds
     from fspmu.unlearning import METHODS
 
     files = read_run(repaired())
     assert command_of(replace(files, material={"command": "fspmu unlearn 'my run'"})) == "fspmu unlearn 'my run'"
     config = files.config | {"settings": files.config["settings"] | {"reference_statistics": True, "milestones": [3, 3]}}
+    config |= {"cut": "otsu", "cut_settings": {"per_class": True, "smallest": 9}, "rounds": asdict(Rounds(3, "detector"))}
     words = shlex.split(command_of(replace(files, config=config)))
     assert words[:3] == ["fspmu", "unlearn", "RUN"], "the repair lies elsewhere than in the folder of the run"
     inside = replace(files, folder=trained() / "repaired", config=config | {"run": read_json(trained() / "config.json")["hash"]})
     assert shlex.split(command_of(inside))[2] == trained().name
-    options = parse("unlearn", Unlearn, words[2:], detector_settings=DETECTORS["gmm"].settings, settings=METHODS["fspmu"].settings)
+    kinds = {"detector_settings": DETECTORS["gmm"].settings, "cut_settings": CUTS["otsu"].settings, "settings": METHODS["fspmu"].settings}
+    options = parse("unlearn", Unlearn, words[2:], **kinds)
     assert json.loads(json.dumps(asdict(options.settings))) == config["settings"]
-    assert (asdict(options.detector_settings), asdict(options.cut), options.compute.seed) == (config["detector_settings"], config["cut"], config["seed"])
+    for name in ("detector_settings", "cut_settings", "split", "rounds"):
+        assert asdict(getattr(options, name)) == config[name]
+    assert (options.cut, options.compute.seed) == ("otsu", config["seed"])
     assert command_of(replace(files, config={"command": "repair"}, material={})) == ""

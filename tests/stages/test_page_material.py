@@ -15,13 +15,14 @@ from safetensors.numpy import load_file
 from fspmu.data.images import Images
 from fspmu.data.sources import DataOptions, load_source
 from fspmu.detection import DETECTORS
-from fspmu.detection.loss_mixture import Settings, cut, mixture
+from fspmu.detection.cuts import CUTS
+from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.inference import Predictions
 from fspmu.report.run_files import read_issues
 from fspmu.stages import feature_map
 from fspmu.stages.feature_map import map_features, quantise
 from fspmu.stages.finding import score_at
-from fspmu.stages.page_material import explained, neighbours
+from fspmu.stages.page_material import given_settings, neighbours
 from fspmu.stages.sprites import picture_of, pictures_of, tile_of, write_large, write_sheets
 from repaired_digits import repaired, trained
 
@@ -167,13 +168,12 @@ def test_what_lies_beside_the_record_of_a_repair():
     assert trained() != folder
 
 
-def test_the_mixture_is_the_one_behind_the_cut():
+def test_the_components_of_a_cut_give_its_probabilities():
     draw = torch.Generator().manual_seed(0)
     score = torch.cat([torch.randn(300, generator=draw) * 0.2 + 0.5, torch.randn(100, generator=draw) * 0.5 + 4])
     labels = torch.zeros(400, dtype=torch.int64)
-    found = mixture(score, labels, Settings(), torch.Generator().manual_seed(1))
+    found = CUTS["mixture"].cut(score, labels, CUTS["mixture"].settings, torch.Generator().manual_seed(1))
     clean, wrong = found.components
-    assert torch.equal(found.clean, cut(score, labels, Settings(), torch.Generator().manual_seed(1)))
     assert (clean.label, wrong.label) == ("clean", "wrong")
     assert (clean.weight, clean.mean, wrong.mean) == pytest.approx((0.75, 0.5, 4), abs=0.15)
     density = [part.weight / part.sd * torch.exp(-0.5 * ((score.double() - part.mean) / part.sd) ** 2) for part in found.components]
@@ -185,6 +185,8 @@ def test_the_mixture_is_the_one_behind_the_cut():
 
 
 def test_settings_are_explained_by_their_source():
-    told = {name: (value, meaning) for name, value, meaning in explained("detector", DETECTORS["gmm-probe"].settings)}
-    assert told["detector.starts"] == ("10", "Starting points of the mixture fit; the likeliest wins.")
+    whatever = given_settings(detector=DETECTORS["gmm-probe"].settings, cut=CUTS["mixture"].settings, split=SplitSettings())
+    told = {name: (value, meaning) for name, value, meaning in whatever}
+    assert told["cut.starts"] == ("10", "Starting points of the mixture fit; the likeliest wins.")
+    assert told["split.threshold"][0] == "0.5" and list(told)[0] == "detector.probe_epochs"
     assert told["detector.probe_lr"][1].startswith("Learning rate of the probe")

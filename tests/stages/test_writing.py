@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import fspmu
-from fspmu.detection.cuts import SplitSettings
 from fspmu.detection.label_issues import COLUMNS, write_issues
+from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.models.classifier import Classifier
@@ -195,7 +195,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(finished, tmp_path, 
         {"evaluation": "nowhere"},
         {"detector": "known"},
         {"settings": replace(FEW, lr=-1.0)},
-        {"cut": SplitSettings(threshold=1.0, class_floor=0)},
+        {"split": SplitSettings(threshold=1.0, class_floor=0)},
     ],
     ids=lambda wish: next(iter(wish)),
 )

@@ -238,10 +238,15 @@ def test_the_presets_of_fspmu():
     assert METHODS["fspmu"].presets is feature_preserving.PRESETS and METHODS["fspmu"].settings == feature_preserving.PRESETS["original"]
     table = {"original": (500, 0.5, 1, 0.25, 512, 128), "nll": (1, 1, 5, 0.25, 512, 128), "as-coded": (500, 20, 1, 0.5, 512, 128)}
     found = {name: (s.delta, s.zeta, s.gamma, s.t, s.forget_batch, s.retain_batch) for name, s in feature_preserving.PRESETS.items()}
-    assert found == table
-    for s in feature_preserving.PRESETS.values():
-        assert (s.eta, s.temperature, s.epochs, s.forget_epochs, s.lr, s.momentum, s.weight_decay, s.clip) == (1, 0.5, 15, 5, 5e-4, 0.9, 5e-4, 1)
-        assert not s.reference_statistics
+    tuned = ("tuned", "tuned-soft")
+    assert found == table | dict.fromkeys(tuned, (50, 0.5, 1, 0.25, 512, 128))
+    for name, s in feature_preserving.PRESETS.items():
+        assert (s.eta, s.temperature, s.epochs, s.forget_epochs, s.momentum, s.weight_decay, s.clip) == (1, 0.5, 15, 5, 0.9, 5e-4, 1)
+        assert (s.lr, s.schedule) == ((5e-3, "cosine") if name in tuned else (5e-4, "steps")) and not s.reference_statistics
+        assert s.weighting == ("clean-probability" if name == "tuned-soft" else "masks")
+        assert (s.unlabelled, s.stop) == (0, "last"), "what nobody published is off"
+    original, gentle = feature_preserving.PRESETS["original"], feature_preserving.PRESETS["tuned"]
+    assert original.lr * original.delta == pytest.approx(gentle.lr * gentle.delta)
 
 
 def test_the_presets_of_scrub():
@@ -274,7 +279,8 @@ def textbook(model, images, split, s, forget, retain):
                 for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
                     gradient = (gradient if s.clip is None else gradient.clamp(-s.clip, s.clip)) + s.weight_decay * parameter.detach()
                     velocity[name] = s.momentum * velocity[name] + gradient if name in velocity else gradient
-                    parameter.data -= s.lr * velocity[name]
+                    cooled = 0.5 + 0.5 * np.cos(np.pi * (epoch - 1) / s.epochs) if getattr(s, "schedule", "") == "cosine" else 1
+                    parameter.data -= s.lr * cooled * velocity[name]
     return student
 
 
@@ -287,11 +293,13 @@ def divergence(teacher, student, temperature):
 def test_fspmu_is_the_published_algorithm(preset):
     images, split, model = make_images(preprocessing=PLAIN), make_split(both=4), without_norm()
     s = replace(feature_preserving.PRESETS[preset], epochs=3, forget_epochs=2, lr=5e-3)
+    counts = torch.ones(60) if s.weighting == "masks" else split.clean_probability.clamp(min=0.2)  # four are retained although their labels look wrong
+    counts = (counts / counts[split.retain].mean())[split.retain]
     with torch.no_grad():
         seen = model(normalise(images.pixels, PLAIN)[split.retain])
     unit = seen.features.double().numpy()
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    centroids = seen.logits.double().softmax(1).numpy().T @ unit
+    centroids = (seen.logits.double().softmax(1) * counts[:, None]).numpy().T @ unit
     centroids = torch.tensor(centroids / np.linalg.norm(centroids, axis=1, keepdims=True), dtype=torch.float32)
 
     def cosine(features):
@@ -305,7 +313,8 @@ def test_fspmu_is_the_published_algorithm(preset):
         return -s.eta * divergence(judged, logits, s.temperature) + s.zeta * (weight * cosine(features)).sum(1).mean()
 
     def retain(logits, features, pixels, labels):
-        return s.gamma * F.cross_entropy(logits, labels) - s.delta * cosine(features)[torch.arange(len(labels)), labels].mean()
+        near = cosine(features)[torch.arange(len(labels)), labels]
+        return (counts * (s.gamma * F.cross_entropy(logits, labels, reduction="none") - s.delta * near)).mean()
 
     expected = textbook(model, images, split, s, forget, retain).state_dict()
     result = unlearn("fspmu", model, images, split, s).state_dict()

@@ -24,8 +24,3 @@ def score(evidence: Evidence, settings: Settings, generator: torch.Generator) ->
     """Return 1 with probability `share`, else 0, (N,)."""
     check_share(settings.share, "--share")
     return (torch.rand(len(evidence.given_labels), generator=generator) < settings.share).float()
-
-
-def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """Return P(clean) (N,): 1 - score."""
-    return 1 - score

@@ -30,8 +30,3 @@ def score(evidence: Evidence, settings: Settings, generator: torch.Generator) ->
         chosen = members[torch.randperm(len(members), generator=generator)][: round(share * len(members))]
         flagged[chosen] = 1.0
     return flagged
-
-
-def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """Return P(clean) (N,): 1 - score."""
-    return 1 - score

@@ -44,6 +44,9 @@ class CardFacts:
     forgotten_by_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Class -> how many of its labels were forgotten, and how many it had."""
     detector_settings: Mapping[str, Any] = field(default_factory=dict)
+    cut: str = ""
+    """How the detector's scores became probabilities; empty: somebody else said what is wrong."""
+    cut_settings: Mapping[str, Any] = field(default_factory=dict)
     method_settings: Mapping[str, Any] = field(default_factory=dict)
     measured: Measured | None = None
     accepted: bool = True
@@ -168,9 +171,10 @@ def _forgotten(facts: CardFacts) -> str:
 
 
 def _found(facts: CardFacts) -> str:
+    cut = f"Cut: {escape(facts.cut)}{_settings(facts.cut_settings)}. " if facts.cut else ""
     return (
         "## How the labels were found\n\n"
-        f"Detector: {escape(facts.detector)}{_settings(facts.detector_settings)}. "
+        f"Detector: {escape(facts.detector)}{_settings(facts.detector_settings)}. {cut}"
         f"Method of forgetting: {escape(facts.method)}{_settings(facts.method_settings)}. Seed: {facts.seed}."
     )
 

@@ -8,7 +8,9 @@ from tyro.conf import Positional
 
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
-from fspmu.detection.cuts import SplitSettings
+from fspmu.detection import DEFAULT
+from fspmu.detection.splitting import SplitSettings
+from fspmu.stages.rounds import Rounds
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,13 @@ class OnRun:
 class Detect(OnRun):
     """Find the samples whose label looks wrong to the model of a run."""
 
-    detector: str = "gmm"
+    detector: str = DEFAULT
     """How to find them; see `fspmu methods`."""
     detector_settings: Any = None
-    cut: SplitSettings = field(default_factory=SplitSettings)
+    cut: str | None = None
+    """How scores become probabilities; see `fspmu methods`. None: what suits the detector."""
+    cut_settings: Any = None
+    split: SplitSettings = field(default_factory=SplitSettings)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class Unlearn(Detect):
     preset: str | None = None
     """A named set of the method's settings. None: what suits how the model was trained. Explicit flags win."""
     settings: Any = None
+    rounds: Rounds = field(default_factory=Rounds)
     corrections: Path | None = None
     """What a person decided of labels: the corrections.csv of a review. It beats the detector."""
     picture: Tsne = field(default_factory=Tsne)
@@ -167,14 +173,14 @@ class Demo:
 
 @dataclass(frozen=True)
 class RunGrid:
-    """Make the runs of a table: pretrainings, and the repairs that stand on them. The same command goes on where it was stopped."""
+    """Make the runs of a table: pretrainings, and the repairs and surveys that stand on them. The same command goes on where it was stopped."""
 
     name: Positional[str]
-    """table-known, table-gmm, table-known-small, table-gmm-small, learning-small."""
+    """table-known, table-gmm, their twins with -small, learning-small, or of detectors: detectors-small, detectors-10k, detectors-wide, detectors-memorised."""
     where: str = "local"
     """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
     seeds: int | None = None
-    """Seeds 0 to so many less one. None: 3, and 1 for the small tables."""
+    """Seeds 0 to so many less one. None: 3, and 1 for small tables; some runs have fewer."""
     dry_run: bool = False
     """Print what would run, what is done, and what that costs about; write nothing."""
     out: Path = Path("runs/grid")
@@ -200,7 +206,7 @@ class ShowTable:
     """Print a table from the records of its runs: mean and spread over seeds, and the published figures below ours."""
 
     name: Positional[str]
-    """table-known, table-gmm, table-known-small, table-gmm-small, learning-small."""
+    """table-known, table-gmm, their twins with -small, learning-small, or of detectors: detectors-small, detectors-10k, detectors-wide, detectors-memorised."""
     out: Path = Path("runs/grid")
     """Folder of the run folders that `fspmu grid` wrote."""
     records: tuple[Path, ...] = ()

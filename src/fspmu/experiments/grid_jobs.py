@@ -8,18 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from fspmu.detection import DETECTORS
+from fspmu.detection.cuts import CUTS
 from fspmu.errors import InputError, choose
-from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
+from fspmu.experiments.experiment import Compute, OnRun, Pretrain, Unlearn
+from fspmu.experiments.survey_options import Survey
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining.trained import Situation
 from fspmu.report.result_table import Cell
 from fspmu.results.store import config_hash
+from fspmu.stages.gathering import MOST_FITTED, PROBED, VIEWED
+from fspmu.stages.surveying import plan_survey
 from fspmu.unlearning import METHODS as UNLEARNING
 
 Json = dict[str, Any]
+Options = Pretrain | Unlearn | Survey
 
 LATER = Path()
-"""Stands in the options of a repair for the folder of its pretraining, which a grid knows by its hash."""
+"""Stands in the options of a repair or a survey for the folder of its pretraining, which a grid knows by its hash."""
+
+NAMED_WITHOUT = {"detector": "gmm"}
+"""Values that a folder's name leaves out whatever the default is now: they were it when the first of these folders were named."""
 
 SIZES = {"digits": (1438, 359, 10), "cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100)}
 """Training images, test images and classes: for estimates alone."""
@@ -29,24 +37,31 @@ SIZES = {"digits": (1438, 359, 10), "cifar10": (50_000, 10_000, 10), "cifar100":
 class GridRun:
     """A run of a grid but for its seed and place: its options, the cell of the table it fills, and the pretraining it stands on."""
 
-    options: Pretrain | Unlearn
+    options: Options
     cell: Cell
     stands_on: "GridRun | None" = None
+    words: str = ""
+    """More words for its title, where the usual ones do not tell it from the others."""
+    seeds: int | None = None
+    """How many seeds it has at most, whatever the grid is asked for. None: as many."""
 
     @property
     def title(self) -> str:
-        """What tells it from the others of its grid, in words: data, noise, methods, detector."""
+        """What tells it from the others of its grid, in words: data, noise, methods, detector, preset."""
         if self.stands_on is not None and isinstance(self.options, Unlearn):
-            return f"{self.stands_on.title} {self.options.method} {self.options.detector}"
-        assert isinstance(self.options, Pretrain)
-        limit, noise = self.options.data.limit, self.options.noise
-        words = [self.options.dataset, f"n{limit}" if limit else "", noise.noise_mode, f"{100 * noise.noise_rate:g}", self.options.method]
+            words = [self.stands_on.title, self.options.method, self.options.detector, self.options.preset or "", self.words]
+        elif self.stands_on is not None:
+            words = [self.stands_on.title, "survey", self.words]
+        else:
+            assert isinstance(self.options, Pretrain)
+            limit, noise = self.options.data.limit, self.options.noise
+            words = [self.options.dataset, f"n{limit}" if limit else "", noise.noise_mode, f"{100 * noise.noise_rate:g}", self.options.method, self.words]
         return " ".join(word for word in words if word)
 
     @cached_property
     def stem(self) -> str:
         """The name of its folder but for the seed: the title, and a hash of what it asks for and stands on, places and machine left out."""
-        identity = {name: value for name, value in asked(self.options).items() if name not in ("compute", "run")}
+        identity = {name: value for name, value in asked(self.options, **NAMED_WITHOUT).items() if name not in ("compute", "run")}
         command = type(self.options).__name__.lower()
         content = {"command": command, "asked": identity, "stands_on": self.stands_on and self.stands_on.stem.rpartition("-")[2]}
         return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.title)}-{config_hash(content)}"
@@ -59,7 +74,7 @@ class Job:
     run: GridRun
     seed: int
     folder: Path
-    options: Pretrain | Unlearn
+    options: Options
 
     @property
     def title(self) -> str:
@@ -69,7 +84,7 @@ class Job:
     @property
     def needs(self) -> Path | None:
         """The folder of the pretraining that it stands on."""
-        return self.options.run if isinstance(self.options, Unlearn) else None
+        return self.options.run if isinstance(self.options, OnRun) else None
 
     @property
     def state(self) -> str:
@@ -88,14 +103,16 @@ class Job:
 
 
 def jobs_of(runs: Iterable[GridRun], seeds: Sequence[int], compute: Compute, out: Path, data_dir: Path | None) -> list[Job]:
-    """Return every run with every seed below `out`, a pretraining before what stands on it, one seed after the other."""
+    """Return every run with every seed that it has below `out`, a pretraining before what stands on it, one seed after the other."""
     jobs: dict[Path, Job] = {}
     for seed in seeds:
         for run in runs:
+            if run.seeds is not None and seed >= run.seeds:
+                continue
             folder = out / f"{run.stem}-s{seed}"
             place = replace(compute, seed=seed, out=folder, resume=True)
             if isinstance(run.options, Pretrain):
-                options: Pretrain | Unlearn = replace(run.options, compute=place, data=replace(run.options.data, data_dir=data_dir))
+                options: Options = replace(run.options, compute=place, data=replace(run.options.data, data_dir=data_dir))
             else:
                 assert run.stands_on is not None
                 options = replace(run.options, compute=place, data_dir=data_dir, run=out / f"{run.stands_on.stem}-s{seed}")
@@ -119,12 +136,15 @@ def chosen(jobs: Sequence[Job], text: str | None) -> list[Job]:
     return [job for job in jobs if job.folder in folders]
 
 
-def asked(options: Any) -> Json:
-    """Return the fields of a dataclass that differ from its own defaults, nested, as JSON knows them: a new field does not rename old runs."""
+def asked(options: Any, **usual: Any) -> Json:
+    """Return the fields of a dataclass that differ from its own defaults, nested, as JSON knows them: a new field does not rename old runs.
+
+    usual: values that count as a field's default in place of its own.
+    """
     found: Json = {}
     for field in fields(options):
         value = getattr(options, field.name)
-        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = usual.get(field.name, field.default if field.default_factory is MISSING else field.default_factory())
         if is_dataclass(value):
             if (inner := asked(value)) or default is None:
                 found[field.name] = inner
@@ -133,14 +153,19 @@ def asked(options: Any) -> Json:
     return found
 
 
-def rebuild(payload: Json) -> Pretrain | Unlearn:
+def rebuild(payload: Json) -> Options:
     """Return the options that `payload` was made of."""
     given = payload["asked"]
+    if payload["command"] == "survey":
+        survey = _build(Survey, given)
+        assert isinstance(survey, Survey)
+        return survey
     kind: type[Pretrain | Unlearn] = {"pretrain": Pretrain, "unlearn": Unlearn}[payload["command"]]
     family: dict[str, Any] = dict(PRETRAINING if kind is Pretrain else UNLEARNING)
     method = choose(family, given.get("method", kind.method), "method")
     detector = choose(DETECTORS, given.get("detector", Unlearn.detector), "detector")
-    options = _build(kind, given, settings=type(method.settings), detector_settings=type(detector.settings))
+    cut = choose(CUTS, given.get("cut") or detector.cut, "cut")
+    options = _build(kind, given, settings=type(method.settings), detector_settings=type(detector.settings), cut_settings=type(cut.settings))
     assert isinstance(options, Pretrain | Unlearn)
     return options
 
@@ -166,19 +191,48 @@ def estimate(job: Job) -> tuple[int, int] | None:
         return None
     train, test, classes = SIZES[start.dataset]
     train, test = min(train, start.data.limit or train), min(test, start.data.test_limit or test)
+    train -= round(train * getattr(start.settings, "held_out", 0.0)) if start.method == "ce" else 0
     mode, rate = start.noise.noise_mode, start.noise.noise_rate
     wrong = round(train * rate * (1 - 1 / classes if mode == "sym" else 0.5 if mode == "asym" and start.dataset == "cifar10" else 1))
+    if isinstance(job.options, Survey):
+        return _survey_passes(job.options, start, train, classes)
     if isinstance(job.options, Unlearn):
-        settings = job.options.settings or UNLEARNING[job.options.method].settings
+        chosen_method = UNLEARNING[job.options.method]
+        settings = job.options.settings or chosen_method.presets.get(job.options.preset or "", chosen_method.settings)
         forgetting, kept = getattr(settings, "forget_epochs", 0) * wrong, train - wrong
-        probe = (10 if classes <= 20 else 30) * train if "probe" in job.options.detector else 0
-        forward = 2 * forgetting + (settings.epochs + 1) * kept + (settings.epochs + 2) * test + 2 * train
-        return probe + forward, probe + forgetting + settings.epochs * kept
+        probes, looks = _detection_passes(job.options, classes)
+        forward = 2 * forgetting + (settings.epochs + 1) * kept + (settings.epochs + 2) * test + (1 + looks) * train
+        return probes * train + forward, probes * train + forgetting + settings.epochs * kept
     method = PRETRAINING[start.method]
     settings = method.suited_to(start.settings or method.settings, Situation(classes, mode, rate))
     if start.method == "ce":
         return settings.epochs * (train + test), settings.epochs * train
     return _two_networks(start.method, settings, train, test, train - wrong)
+
+
+def _detection_passes(options: Unlearn, classes: int) -> tuple[int, int]:
+    """Return about how many epochs a detector trains probes for, and how often every image goes through the network that is judged."""
+    detector = DETECTORS[options.detector]
+    settings = options.detector_settings or detector.settings
+    needs = detector.needs_with(settings)
+    epochs = getattr(settings, "probe_epochs", None) or (10 if classes <= 20 else 30)
+    probes = bool({"probe_losses", "reference_probe_losses", "probe_history"} & needs) + ((settings.folds - 1) if "cross_fitted" in needs else 0)
+    return probes * epochs, 1 + (settings.views if VIEWED & needs else 0)
+
+
+def _survey_passes(options: Survey, start: Pretrain, train: int, classes: int) -> tuple[int, int]:
+    """Return the passes of a survey: every kind of evidence once, whoever needs it."""
+    wishes = options.survey
+    choices, _ = plan_survey(wishes, recorded=True)
+    needs = frozenset[str]().union(*(choice.how.needs_with(choice.settings) for choice in choices.values()))
+    epochs = wishes.probe_epochs or (10 if classes <= 20 else 30)
+    trained = (epochs if PROBED & needs else 0) + (epochs * (wishes.folds - 1) if "cross_fitted" in needs else 0)
+    answers = len({"reference_losses", "probe_losses", "reference_probe_losses", "cross_fitted"} & needs)
+    held = getattr(start.settings, "held_out", 0.0)
+    aside = round(train * held / (1 - held))  # looked at like the others, and once more to choose a depth
+    looks = (1 + (wishes.views if VIEWED & needs else 0)) * (train + aside)
+    fitted = min(train, MOST_FITTED) + aside if "block" in needs and wishes.depth == "auto" else 0
+    return looks + fitted + (answers + trained) * train, trained * train
 
 
 def _two_networks(method: str, settings: Any, train: int, test: int, clean: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from fspmu.experiments.experiment import Compute, RunGrid
 from fspmu.experiments.grid_jobs import Job, chosen, estimate, jobs_of
 from fspmu.experiments.grids import GRIDS
 from fspmu.experiments.tabulating import results_of
-from fspmu.report.result_table import render
+from fspmu.report.survey_table import render_all
 from fspmu.results.store import read_json, read_lines
 
 Json = dict[str, Any]
@@ -56,7 +56,7 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
     if blocked := [job.title for job, trouble in failed.items() if trouble == BLOCKED]:
         lines.append(f"not begun, because {BLOCKED}: {', '.join(blocked)}")
     results = results_of(grid, out)
-    return result, [*lines, *(["", render(grid.layout, results, ("last",), "markdown")] if results else [])]
+    return result, [*lines, *(["", render_all(grid.layout, results, ("last",), "markdown")] if results else [])]
 
 
 def _check(options: RunGrid) -> None:

@@ -19,10 +19,15 @@ def main() -> None:
     from fspmu.experiments.grid_jobs import rebuild
     from fspmu.experiments.pipeline import pretrain
     from fspmu.experiments.repair_run import unlearn
+    from fspmu.experiments.survey_options import Survey
+    from fspmu.experiments.surveying import survey_run
 
     try:
         options = rebuild(payload)
-        outcome = pretrain(options) if isinstance(options, Pretrain) else unlearn(options)
+        if isinstance(options, Pretrain):
+            outcome = pretrain(options)
+        else:
+            outcome = survey_run(options) if isinstance(options, Survey) else unlearn(options)
     except EXPECTED as error:
         leave_after(error)
     print(f"written: {outcome.folder}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The tables as plain lists of runs: `fspmu grid NAME` makes them, `fspmu table NAME` shows them. A list and a line in GRIDS add one.
 
-The full tables repeat the published ones; their small twins are a protocol of our own that two CPU cores can fill in a day.
+The full tables repeat the published ones; their small twins are a protocol of our own that two CPU cores can fill in a day. The grids of detectors are of our
+own too: what every detector and cut finds, and what a repair with it is worth.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
 from fspmu.experiments.experiment import Pretrain, Unlearn
 from fspmu.experiments.grid_jobs import LATER, GridRun
+from fspmu.experiments.survey_options import Survey
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining import cross_entropy
 from fspmu.report.published import COLUMNS
@@ -40,6 +42,18 @@ LEARNING = {
     "promix": replace(PRETRAINING["promix"].settings, warm_up=6, epochs=20, ramp_up=8, pseudo_epochs=16, agreement_after=12, batch_size=64, lr=0.02),
 }
 """Shortened schedules by which the training methods are set beside plain cross-entropy that may go backward as often as the costliest of them."""
+REPAIRS = (
+    ("gmm", "original"),
+    ("known", "original"),
+    ("feature-margin", "original"),
+    ("combined", "original"),
+    ("known", "tuned"),
+    ("combined", "tuned-soft"),
+    ("combined", "tuned"),
+)
+"""What finds the forget set and how the method is set, in the repairs that follow a survey."""
+FEW_REPAIRS = (("gmm", "original"), ("known", "original"), ("combined", "original"), ("combined", "tuned"))
+"""The same, where a repair costs more."""
 
 _ABOUT = {"known": "forget set = known wrong labels", "gmm": "forget set = predicted by the mixture model"}
 
@@ -106,6 +120,72 @@ def learning() -> Grid:
     return Grid(runs, layout, seeds=1)
 
 
+def detectors_small() -> Grid:
+    """Return detectors and cuts on four kinds of noise, before and after a network has memorised much; repairs on the shorter trainings alone."""
+    noises, runs = ("sym 50", "asym 40", "instance 40", "none 0"), []
+    for noise in noises:
+        runs += with_survey(small_start(noise, 30), repairs=REPAIRS)
+    for noise in noises:
+        runs += with_survey(small_start(noise, 60), seeds=1)
+    notes = (
+        "The first 5,000 images, PreActResNet18 of width 16, 4,000 test images; a column is a noise in percent and the epochs of training.",
+        "60 epochs: seed 0 alone, and no repairs.",
+    )
+    return Grid(runs, detection_layout("detectors-small", runs, notes))
+
+
+def detectors_10k() -> Grid:
+    """Return detectors and cuts on twice as many images, trained for longer."""
+    runs = [run for noise in ("sym 50", "asym 40") for run in with_survey(small_start(noise, 50, limit=10_000), repairs=FEW_REPAIRS)]
+    return Grid(runs, detection_layout("detectors-10k", runs, ("The first 10,000 images, PreActResNet18 of width 16, 4,000 test images.",)))
+
+
+def detectors_wide() -> Grid:
+    """Return detectors and cuts where few labels are wrong, and where most are."""
+    runs = [run for noise in ("sym 20", "sym 80") for run in with_survey(small_start(noise, 30), repairs=FEW_REPAIRS)]
+    return Grid(runs, detection_layout("detectors-wide", runs, ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images.",)))
+
+
+def detectors_memorised() -> Grid:
+    """Return detectors and cuts on a network that has learned every label by heart, with 2,000 images beside those 5,000 that it never saw."""
+    start = small_start("sym 50", 100, limit=7000, width=32, held_out=2 / 7)
+    runs = with_survey(start)
+    notes = ("5,000 images trained on, 2,000 held out under given labels to choose a depth by, PreActResNet18 of width 32, 4,000 test images.",)
+    return Grid(runs, detection_layout("detectors-memorised", runs, notes), seeds=1)
+
+
+def small_start(noise: str, epochs: int, *, limit: int = 5000, width: int = 16, held_out: float = 0.0) -> Pretrain:
+    """Return a training by cross-entropy on the first images of CIFAR-10; half of the epochs before the learning rate falls."""
+    settings = cross_entropy.Settings(epochs=epochs, lr_step=epochs // 2, held_out=held_out)
+    data = replace(SMALL_DATA, limit=limit)
+    return Pretrain(dataset="cifar10", model="preactresnet18", width=width, data=data, noise=noise_of(noise), settings=settings)
+
+
+def with_survey(start: Pretrain, repairs: Sequence[tuple[str, str]] = (), seeds: int | None = None) -> list[GridRun]:
+    """Return a training, its survey, and the repairs that stand on it: one for each detector and preset. Without noise there is nothing to know."""
+    noise, words = start.noise, f"{start.settings.epochs} epochs"
+    column = f"{f'{noise.noise_mode} {100 * noise.noise_rate:g}' if noise.noise_mode != 'none' else 'none'}, {words}"
+    original = GridRun(start, (start.dataset, "original", column), words=words, seeds=seeds)
+    survey = GridRun(Survey(LATER), (start.dataset, "survey", column), original, seeds=seeds)
+    wanted = [(detector, preset) for detector, preset in repairs if detector != "known" or noise.noise_mode != "none"]
+    return [
+        original,
+        survey,
+        *(
+            GridRun(Unlearn(LATER, detector=detector, preset=preset), (start.dataset, f"FSPMU {preset}, {detector}", column), original, seeds=seeds)
+            for detector, preset in wanted
+        ),
+    ]
+
+
+def detection_layout(name: str, runs: Sequence[GridRun], notes: tuple[str, ...]) -> Layout:
+    """Return how a grid of detectors is shown: its columns and the rows of its accuracies are those of its runs, in their order."""
+    cells = [run.cell for run in runs]
+    data, columns = tuple(dict.fromkeys(data for data, _, _ in cells)), tuple(dict.fromkeys(column for _, _, column in cells))
+    rows = tuple(dict.fromkeys(row for _, row, _ in cells if row != "survey"))
+    return Layout(name, "forget set = known or found by a detector", data, rows, columns, notes)
+
+
 def nll_rows(methods: Iterable[str]) -> tuple[str, ...]:
     """Return the rows of NLL methods: alone, and with FSPMU."""
     return tuple(row for method in methods for row in (NLL[method], f"{NLL[method]} + FSPMU"))
@@ -132,4 +212,8 @@ GRIDS = {
     "table-known-small": small("known"),
     "table-gmm-small": small("gmm"),
     "learning-small": learning(),
+    "detectors-small": detectors_small(),
+    "detectors-10k": detectors_10k(),
+    "detectors-wide": detectors_wide(),
+    "detectors-memorised": detectors_memorised(),
 }

@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fspmu.detection import DETECTORS
+from fspmu.detection.cuts import CUTS
+from fspmu.detection.evidence import Detector
 from fspmu.experiments.experiment import Inspect
 from fspmu.experiments.pipeline import describe_data, noisy_source
 from fspmu.models import MODELS
@@ -58,13 +60,38 @@ def inspect_dataset(options: Inspect) -> Shown:
     return result, [table], lines
 
 
+NEEDS = {
+    "logits": "",
+    "features": "",
+    "block": "random views",
+    "view_probabilities": "random views",
+    "view_margins": "random views",
+    "history": "what the training run recorded",
+    "probe_history": "a probe's training",
+    "cross_fitted": "a probe's training for each fold",
+    "reference_losses": "",
+    "probe_losses": "a probe's training",
+    "reference_probe_losses": "a probe's training",
+    "truth": "the true labels",
+}
+"""What each kind of evidence costs beside a pass over the images, or where it comes from."""
+
+
+def _described(detector: Detector) -> str:
+    """Return what a detector does, what it costs, whether 0 divides its scores, and its cut."""
+    costs = list(dict.fromkeys(NEEDS[name] for name in sorted(detector.needs_with(detector.settings)) if NEEDS[name]))
+    kind = ["margin"] if detector.signed else []
+    return f"{detector.about} [{'; '.join([*kind, f'cut {detector.cut}', *(f'needs {cost}' for cost in costs)])}]"
+
+
 def list_methods() -> Shown:
     """Return every choice by family, and the extras that are not installed with the line that adds them."""
     families = {
         "datasets": DATASETS,
         "models": {name: (builder.__doc__ or "").strip().split("\n")[0].removeprefix("Return ") for name, builder in MODELS.items()},
         "pretraining": {name: method.about for name, method in PRETRAINING.items()},
-        "detectors": {name: detector.about for name, detector in DETECTORS.items()},
+        "detectors": {name: _described(detector) for name, detector in DETECTORS.items()},
+        "cuts": {name: rule.about for name, rule in CUTS.items()},
         "unlearning": {name: method.about for name, method in UNLEARNING.items()},
     }
     extras = {
@@ -75,8 +102,17 @@ def list_methods() -> Shown:
         "models": families["models"],
         "pretraining": {name: {"about": method.about, "settings": asdict(method.settings)} for name, method in PRETRAINING.items()},
         "detectors": {
-            name: {"about": detector.about, "needs": sorted(detector.needs), "settings": asdict(detector.settings)} for name, detector in DETECTORS.items()
+            name: {
+                "about": detector.about,
+                "needs": sorted(detector.needs_with(detector.settings)),
+                "optional": sorted(detector.optional),
+                "signed": detector.signed,
+                "cut": detector.cut,
+                "settings": asdict(detector.settings),
+            }
+            for name, detector in DETECTORS.items()
         },
+        "cuts": {name: {"about": rule.about, "signed_only": rule.signed_only, "settings": asdict(rule.settings)} for name, rule in CUTS.items()},
         "unlearning": {
             name: {"about": method.about, "settings": asdict(method.settings), "presets": {key: asdict(value) for key, value in method.presets.items()}}
             for name, method in UNLEARNING.items()

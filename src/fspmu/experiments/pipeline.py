@@ -132,8 +132,6 @@ def pretrain(options: Pretrain) -> Outcome:
         for note in (*prepared.source.notes, *prepared.noisy.notes, *chosen):
             run.notice(note)
         noise = {"flip_rate": prepared.noisy.flip_rate} if options.noise.noise_mode != "none" else {}
-        if run.processes.main:
-            _save_labels(folder.path, prepared, with_truth=bool(noise))
         with run.timed("pretraining"):
             trained = (
                 _taken(options, description, run, len(train))
@@ -142,6 +140,7 @@ def pretrain(options: Pretrain) -> Outcome:
             )
         seen = predict(trained.models[0], train.to(run.device), run) if options.picture.tsne else None
         if run.processes.main:
+            _save_labels(folder.path, prepared, trained.held_out, with_truth=bool(noise))
             _save_trained(folder.path, trained, options.method)
             if seen is not None:
                 write_predictions(folder.path, seen, None, torch.ones(len(train), dtype=torch.bool))
@@ -218,8 +217,8 @@ def _name(options: Pretrain, source: str, config: Json) -> str:
     return "-".join([re.sub(r"[^\w.-]+", "_", source), *noise, options.method, config_hash(config)[:8]])
 
 
-def _save_labels(folder: Path, prepared: Prepared, *, with_truth: bool) -> None:
-    labels = {"given": prepared.train.given_labels}
+def _save_labels(folder: Path, prepared: Prepared, held_out: Tensor | None, *, with_truth: bool) -> None:
+    labels = {"given": prepared.train.given_labels} | ({} if held_out is None else {"held_out": held_out})
     if with_truth:
         labels |= {"true": prepared.noisy.true_labels, "slots": prepared.noisy.slots}
     if prepared.test is not None:

@@ -21,7 +21,7 @@ import torch
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
 from fspmu.detection import DETECTORS
-from fspmu.detection.cuts import SplitSettings
+from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.checkpoint import load
 from fspmu.engine.inference import predict
 from fspmu.errors import InputError, choose
@@ -148,14 +148,14 @@ def unlearn(flags: Namespace) -> None:
     """Step 2: find what step 1 saved, and make it forget."""
     step = StepOne.of(flags)
     method = method_of(flags)
-    detector, detector_settings, cut = detector_of(flags)
+    detector, detector_settings, split = detector_of(flags)
     settings_of(flags, method, UNLEARNING[method].settings)  # what the method cannot take is said before anything is looked for
     run = step.find()
     base = suitable_settings(method, load(run))
     settings = settings_of(flags, method, base)
     changes = {} if method.startswith("retrain") else changes_of(settings, base)  # the flags of retraining name the run already
     changes |= {"sample_rate": flags.sample_rate} if detector_settings != DETECTORS[detector].settings else {}
-    changes |= {"gmm_threshhold": cut.threshold} if cut != SplitSettings() else {}
+    changes |= {"gmm_threshhold": split.threshold} if split != SplitSettings() else {}
     name = "-".join(["unlearn", method, detector, *name_parts(changes)])
     data = read_json(run / "record.json")["data"]
     if flags.tsne:
@@ -167,7 +167,7 @@ def unlearn(flags: Namespace) -> None:
             compute=replace(step.options.compute, out=out),
             detector=detector,
             detector_settings=detector_settings,
-            cut=cut,
+            split=split,
             method=method,
             settings=settings,
         )

@@ -11,7 +11,7 @@ from typing import Any
 from fspmu.data.label_noise import MODES
 from fspmu.data.sources import NAMES
 from fspmu.detection import DETECTORS
-from fspmu.detection.cuts import SplitSettings
+from fspmu.detection.splitting import SplitSettings
 from fspmu.errors import InputError, choose, suggestion
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.unlearning import METHODS as UNLEARNING
@@ -86,7 +86,7 @@ def method_of(flags: Namespace) -> str:
 
 
 def detector_of(flags: Namespace) -> tuple[str, Any, SplitSettings]:
-    """Return what finds the samples to forget: its name, its settings, and the cut."""
+    """Return what finds the samples to forget: its name, its settings, and how its probabilities become a split."""
     name = (flags.pred or "none").lower()
     name = "known" if name == "none" else name
     settings = choose(DETECTORS, name, "--pred").settings

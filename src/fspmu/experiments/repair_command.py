@@ -12,7 +12,8 @@ from fspmu.experiments.repair_options import RepairModel
 from fspmu.experiments.reporting import report_after
 from fspmu.repairing import carry_out
 from fspmu.results.store import config_hash
-from fspmu.stages.asking import KEEPS, Asked, config_of
+from fspmu.stages.asking import KEEPS, Asked, check_repeated, config_of
+from fspmu.stages.choosing import choose_detection
 from fspmu.stages.taking_in import take_in
 from fspmu.stages.writing import write_repair
 
@@ -37,17 +38,19 @@ def repair_model(options: RepairModel) -> Outcome:
     )
     taken = take_in(opened, options.dataset, options.evaluation, intake, run, class_map=options.class_map, data_dir=options.data_dir)
     asked = Asked(
-        options.detector,
-        options.detector_settings,
-        options.cut,
-        options.forget,
-        None,
-        options.method,
-        options.preset,
-        options.settings,
-        options.keep,
-        options.fit,
-        options.corrections,
+        detector=options.detector,
+        detector_settings=options.detector_settings,
+        cut=options.cut,
+        cut_settings=options.cut_settings,
+        split=options.split,
+        forget=options.forget,
+        method=options.method,
+        preset=options.preset,
+        settings=options.settings,
+        keep=options.keep,
+        fit=options.fit,
+        corrections=options.corrections,
+        rounds=options.rounds,
     )
     config = config_of(taken, asked, run) | precision_config(options.compute)
     out = options.compute.out or Path("runs") / f"{taken.name}-repair-{config_hash(config)[:8]}"
@@ -62,14 +65,21 @@ def repair_model(options: RepairModel) -> Outcome:
 
 def _check(options: RepairModel) -> None:
     """Refuse what can be seen to be wrong before a model is built and a data set is read."""
-    for part in (options.compute, options.cut, options.settings, options.detector_settings):
+    for part in (options.compute, options.split, options.settings):
         if part is not None:
             check_settings(part)
+    choice = choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
+    check_repeated(options.rounds, choice, options.forget)
     choose(KEEPS, options.keep, "value of keep")
     if options.forget is not None and not options.forget.expanduser().is_file():
         raise InputError(f"--forget {options.forget} is no file; give a table of issues, a mask, indices or ids as .csv, .npy, .json or .parquet")
     if options.forget is None and options.detector == "known":
         raise InputError("there is no --detector known here, since nobody knows the true labels of your images; give what is known to be wrong with --forget")
+    if options.forget is None and "history" in choice.how.needs_with(choice.settings):
+        raise InputError(
+            f"--detector {options.detector} reads how the model learned each sample in its own training, which nobody kept; "
+            "--detector probe trains a fresh network and keeps that instead"
+        )
 
 
 def handed_back(record: Mapping[str, Any]) -> str:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from tyro.conf import Suppress
 
 from fspmu.detection import DEFAULT
-from fspmu.detection.cuts import SplitSettings
+from fspmu.detection.splitting import SplitSettings
 from fspmu.experiments.experiment import Compute
+from fspmu.stages.rounds import Rounds
 from fspmu.stages.taking_in import Intake
 
 
@@ -38,7 +39,10 @@ class RepairModel:
     detector: str = DEFAULT
     """How to find wrong labels; see `fspmu methods`."""
     detector_settings: Any = None
-    cut: SplitSettings = field(default_factory=SplitSettings)
+    cut: str | None = None
+    """How scores become probabilities; see `fspmu methods`. None: what suits the detector."""
+    cut_settings: Any = None
+    split: SplitSettings = field(default_factory=SplitSettings)
     method: str = "fspmu"
     """How to unlearn; see `fspmu methods`."""
     preset: str | None = None
@@ -47,6 +51,7 @@ class RepairModel:
     settings: Any = None
     fit: Annotated[bool, Suppress] = True
     """Whether the learning rate may be lowered to fit the model; what --lr says is not touched."""
+    rounds: Rounds = field(default_factory=Rounds)
     keep: str = "better"
     """better: a repair that does not pay hands back the model as it was. always: the repaired model, come what may."""
     data_dir: Path | None = None

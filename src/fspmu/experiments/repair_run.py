@@ -11,12 +11,11 @@ from torch import Tensor
 
 from fspmu.data.images import Images
 from fspmu.data.sources import load_unlabelled
-from fspmu.detection import DETECTORS
 from fspmu.detection.label_issues import write_issues
-from fspmu.engine.checkpoint import describe, load, save_model, save_tensors
+from fspmu.engine.checkpoint import describe, load, load_tensors, save_model, save_tensors
 from fspmu.engine.inference import accuracy_of, predict
 from fspmu.engine.run import Run
-from fspmu.errors import InputError, check_settings, choose
+from fspmu.errors import InputError, check_settings
 from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
 from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
@@ -25,28 +24,29 @@ from fspmu.experiments.reporting import report_after
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
 from fspmu.preprocessing import Geometry, Preprocessing
+from fspmu.pretraining.two_networks import training_mask
 from fspmu.results.record import make_record
 from fspmu.results.store import read_json, write_text
-from fspmu.stages.deciding import decide_found, mark_decided, read_decided
+from fspmu.stages.choosing import Choice, choose_detection
+from fspmu.stages.deciding import mark_decided, read_decided
 from fspmu.stages.finding import find_label_issues
-from fspmu.stages.mending import Mended, mend, say_if_worse, suitable_settings
+from fspmu.stages.mending import Mended, say_if_worse, suitable_settings
 from fspmu.stages.page_material import Seen, given_settings, write_if_possible
+from fspmu.stages.rounds import check_rounds, config_of_rounds, repair_rounds
 from fspmu.stages.writing import write_detection, write_predictions
 
 
 def detect(options: Detect) -> Outcome:
     """Write the label issues of a run, as its model and a detector see them."""
-    detector = choose(DETECTORS, options.detector, "detector")
-    check_settings(options.compute)
+    choice = _choice(options)
     opened = open_run(options)
-    settings = options.detector_settings or detector.settings
-    config = _config("detect", options, opened) | {"detector": options.detector, "detector_settings": asdict(settings), "cut": asdict(options.cut)}
-    out = options.compute.out or opened.path / f"detect-{options.detector}"
+    config = _config("detect", options, opened) | choice.config() | {"split": asdict(options.split)}
+    out = options.compute.out or opened.path / f"detect-{_named(choice)}"
     run = make_run(options.compute, None, seed_of(options, opened))
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        found = find_label_issues(opened.model, opened.images, detector=options.detector, settings=settings, cut=options.cut, truth=opened.truth, run=run)
+        found = find_label_issues(opened.model, opened.images, **_wanted(choice, options, opened), truth=opened.truth, run=run)
         if run.processes.main:
             write_detection(found, folder.path)
             write_issues(found.issues, folder.path / "label_issues.csv")
@@ -64,44 +64,38 @@ def detect(options: Detect) -> Outcome:
 
 def unlearn(options: Unlearn) -> Outcome:
     """Write the repaired model of a run, and everything that shows what changed."""
-    detector = choose(DETECTORS, options.detector, "detector")
-    check_settings(options.compute)
+    choice = _choice(options)
+    check_rounds(options.rounds, choice)
     opened = open_run(options)
     settings = options.settings or suitable_settings(options.method, opened.model, options.preset)
-    detector_settings = options.detector_settings or detector.settings
-    for asked in (settings, detector_settings, options.cut):
-        check_settings(asked)
+    check_settings(settings)
     check_picture(options.picture, opened.images)
     decided = None if options.corrections is None else read_decided(options.corrections, opened.images, opened.test)
     config = _config("unlearn", options, opened) | {
         "data": opened.config["data"],
         "method": options.method,
         "settings": asdict(settings),
-        "detector": options.detector,
-        "detector_settings": asdict(detector_settings),
-        "cut": asdict(options.cut),
+        **choice.config(),
+        "split": asdict(options.split),
         **picture_config(options.picture),
+        **config_of_rounds(options.rounds),
         **({} if decided is None else {"corrections": decided.digest()}),
     }
-    name = f"unlearn-{options.method}-{options.detector}" + ("" if decided is None else f"-corrected-{decided.digest()[:8]}")
+    name = f"unlearn-{options.method}-{_named(choice)}" + ("" if decided is None else f"-corrected-{decided.digest()[:8]}")
     out = options.compute.out or opened.path / name
     run = make_run(options.compute, opened.test, seed_of(options, opened))
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
-        asked = {"detector": options.detector, "settings": detector_settings, "cut": options.cut}
-        found = find_label_issues(opened.model, opened.images, **asked, truth=opened.truth, run=run)
-        if decided is not None:
-            found = decide_found(found, decided, opened.images)
-        learned = {"method": options.method, "settings": settings, "new_labels": None if decided is None else decided.new_labels}
-        repaired = mend(opened.model, opened.images, found=found, truth=opened.truth, run=run, **learned)
+        asked: Json = {"method": options.method, "settings": settings, "finding": _wanted(choice, options, opened), "truth": opened.truth}
+        repaired = repair_rounds(opened.model, opened.images, options.rounds, **asked, decided=decided, run=run)
         issues = repaired.issues if decided is None else mark_decided(repaired.issues, decided, opened.images.class_names)
         say_if_worse(repaired, run)
         if run.processes.main:
             _write_repair(repaired, issues, folder.path, opened)
-            told = given_settings(detector_settings, options.cut, settings)
+            parts = {"detector": choice.settings, "cut": choice.cut_settings, "split": options.split, "method": settings, "rounds": options.rounds}
             spent = sum(run.seconds.values())
-            seen = Seen(opened.images, repaired, issues, opened.model, opened.test, settings=told, seconds=spent, seed=run.seed)
+            seen = Seen(opened.images, repaired, issues, opened.model, opened.test, settings=given_settings(**parts), seconds=spent, seed=run.seed)
             if trouble := write_if_possible(folder.path, seen):
                 run.notice(trouble)
             draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
@@ -131,6 +125,46 @@ def _write_repair(repaired: Mended, issues: pd.DataFrame, folder: Path, opened: 
 def _config(command: str, options: Any, opened: OpenedRun) -> Json:
     """Return the part of a config that every command on a run shares: the run it started from, by its config, not by its place."""
     return {"command": command, "run": opened.identity, "seed": seed_of(options, opened), **precision_config(options.compute)}
+
+
+def _choice(options: Detect) -> Choice:
+    """Return detector and cut as asked for, after a look at everything that can be seen to be wrong before the run is opened."""
+    for part in (options.compute, options.split):
+        check_settings(part)
+    return choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
+
+
+def _named(choice: Choice) -> str:
+    """Return the detector as a part of a folder's name, with its cut where that is not the detector's own."""
+    return choice.detector if choice.cut == choice.how.cut else f"{choice.detector}-{choice.cut}"
+
+
+def _wanted(choice: Choice, options: Detect, opened: OpenedRun) -> dict[str, Any]:
+    """Return how `find_label_issues` is asked: with all that the run left behind, and without its test images, whose labels are true ones."""
+    how = {"detector": choice.detector, "settings": choice.settings, "cut": choice.cut, "cut_settings": choice.cut_settings, "split": options.split}
+    return how | left_behind(opened)
+
+
+def left_behind(opened: OpenedRun) -> dict[str, Any]:
+    """Return what a run left behind beside its model, as keywords of `find_label_issues`: what was set aside before its training is not to be judged."""
+    aside = opened.labels.get("held_out")
+    return {"history": history_of(opened), "fresh": left_out_of_training(opened) if aside is None else aside, "unseen": aside}
+
+
+def history_of(opened: OpenedRun) -> Tensor | None:
+    """Return the margins of the given labels in every epoch of the run's training, (E, N) float16; None where nobody kept them."""
+    path = opened.path / "sample_history.safetensors"
+    margins = load_tensors(path).get("margins") if path.is_file() else None
+    return None if margins is None or not len(margins) else margins
+
+
+def left_out_of_training(opened: OpenedRun) -> Tensor | None:
+    """Return which images the run held out of its training, to choose between two networks, (N,) bool; None where it trained on all."""
+    settings = opened.config.get("settings") or {}
+    if opened.config.get("command") != "pretrain" or "keep" not in settings or opened.config.get("weights"):
+        return None
+    mask = ~training_mask(opened.images, settings["keep"], settings["held_out"], Run(seed=opened.config["seed"], evaluation=opened.test))
+    return mask if bool(mask.any()) else None
 
 
 def evaluate(options: Evaluate) -> Outcome:

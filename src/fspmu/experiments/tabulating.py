@@ -6,8 +6,9 @@ from pathlib import Path
 from fspmu.errors import InputError, choose
 from fspmu.experiments.experiment import ShowTable
 from fspmu.experiments.grids import GRIDS, Grid
-from fspmu.report.result_table import FORMS, Result, read_results, render
+from fspmu.report.result_table import FORMS, Result, read_results
 from fspmu.report.slim_records import load_results, save_results
+from fspmu.report.survey_table import render_all
 
 
 def tabulate(options: ShowTable) -> str:
@@ -24,7 +25,7 @@ def tabulate(options: ShowTable) -> str:
     if options.save is not None:
         save_results(options.save, grid.layout, results)
         print(f"saved: {options.save}", file=sys.stderr)
-    return render(grid.layout, results, ("last", "best") if options.best else ("last",), options.format)
+    return render_all(grid.layout, results, ("last", "best") if options.best else ("last",), options.format)
 
 
 def results_of(grid: Grid, out: Path) -> list[Result]:

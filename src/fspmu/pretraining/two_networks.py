@@ -13,14 +13,14 @@ from torch import Tensor
 from fspmu.data.batches import Batch, Batches
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
-from fspmu.detection import loss_mixture
+from fspmu.detection.cuts import mixture
 from fspmu.engine.inference import accuracy, accuracy_of, predict
 from fspmu.engine.run import Forward, Run, Stateful
 from fspmu.engine.training import Loss, set_lr, sgd, train_epoch
 from fspmu.errors import DetectionWarning, InputError, choose
 from fspmu.models.classifier import Classifier
 from fspmu.pretraining.mixmatch import Mixing, ViewBatches, mixmatch_pass
-from fspmu.pretraining.trained import NewModel, SampleHistory, Situation
+from fspmu.pretraining.trained import NewModel, SampleHistory, Situation, held_out_mask
 
 KEEP = {
     "net1": "the first network, whichever is better",
@@ -28,7 +28,7 @@ KEEP = {
     "better-on-test": "the network better on TEST data, as published for ProMix and LongReMix; a tie goes to the second",
 }
 
-MIXTURE = loss_mixture.Settings(starts=1)
+MIXTURE = mixture.Settings(starts=1)
 """The published mixture: one start, losses scaled to [0, 1]."""
 
 
@@ -48,11 +48,9 @@ def training_mask(images: Images, keep: str, share: float, run: Run) -> Tensor:
     choose(KEEP, keep, "--keep")
     if keep == "better-on-test" and run.evaluation is None:
         raise InputError("--keep better-on-test needs test images, and there are none; give --keep net1 or --keep better-on-validation")
-    mask = torch.ones(len(images), dtype=torch.bool)
-    if keep == "better-on-validation":
-        held = max(1, round(share * len(images)))
-        mask[torch.randperm(len(images), generator=run.generator("validation"))[:held]] = False
-    return mask
+    if keep == "better-on-validation" and not share:
+        raise InputError("--held-out is 0, but --keep better-on-validation judges by samples that are held out; give a share above 0")
+    return ~held_out_mask(len(images), share if keep == "better-on-validation" else 0.0, run)
 
 
 def numbered(**pairs: Sequence[Stateful]) -> dict[str, Stateful]:
@@ -173,7 +171,7 @@ def clean_probability(logits: Tensor, images: Images, chosen: Tensor, losses: Re
     clean = torch.zeros(len(images))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DetectionWarning)  # early epochs are seldom two clear groups, and that is no news
-        clean[chosen] = loss_mixture.posterior(mean, MIXTURE, seed)
+        clean[chosen] = mixture.posterior(mean, MIXTURE, seed)
     return clean
 
 

@@ -9,7 +9,7 @@ from fspmu.errors import InputError
 from fspmu.report import items as shown
 from fspmu.report.panels import audit, class_rows, curves, feature_map, matrix, scores, truth_of
 from fspmu.report.run_files import RunFiles, read_run
-from fspmu.report.verdicts import cautions, numbers, run_card, verdict
+from fspmu.report.verdicts import cautions, numbers, run_card, settings_of, verdict
 from fspmu.results.store import read_json
 
 Json = dict[str, Any]
@@ -104,8 +104,7 @@ def _settings(files: RunFiles) -> list[list[str]]:
     """Return name, value and meaning of whatever was set; without meanings where the run wrote none down."""
     if files.material.get("settings"):
         return [list(map(str, entry)) for entry in files.material["settings"]]
-    parts = (("detector", "detector_settings"), ("split", "cut"), ("method", "settings"))
-    return [[f"{name}.{key}", str(value), ""] for name, part in parts for key, value in sorted((files.config.get(part) or {}).items())]
+    return [[f"{name}.{key}", str(value), ""] for name, part in settings_of(files.config).items() for key, value in sorted(part.items())]
 
 
 def read_review(folder: Path) -> Json | None:

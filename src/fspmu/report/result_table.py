@@ -51,7 +51,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Figure:
-    """The accuracies of one cell over its seeds, in percent; no spread of one."""
+    """The values of one cell over its seeds, accuracies in percent; no spread of one."""
 
     mean: float
     deviation: float | None
@@ -75,17 +75,23 @@ def figures_of(results: Iterable[Result], statistic: str) -> dict[Cell, Figure]:
 
     Raises InputError when a cell has two results for one seed that differ.
     """
-    values: dict[Cell, dict[int, float]] = {}
-    for result in results:
-        value = (result.record.get("test_accuracy") or {}).get(statistic)
-        if value is None:
-            continue
-        if values.setdefault(result.cell, {}).setdefault(result.seed, value) != value:
-            raise InputError(f"there are two results for {', '.join(result.cell)}, seed {result.seed}; leave one of them out")
+    of_runs = ((result.cell, result.seed, (result.record.get("test_accuracy") or {}).get(statistic)) for result in results)
+    return over_seeds((cell, seed, None if value is None else 100 * value) for cell, seed, value in of_runs)
+
+
+def over_seeds(values: Iterable[tuple[Cell, int, float | None]]) -> dict[Cell, Figure]:
+    """Return mean and standard deviation (n - 1) of each cell over its seeds; a value that is None does not count.
+
+    Raises InputError when a cell has two values for one seed that differ.
+    """
+    found: dict[Cell, dict[int, float]] = {}
+    for cell, seed, value in values:
+        if value is not None and found.setdefault(cell, {}).setdefault(seed, value) != value:
+            raise InputError(f"there are two results for {', '.join(cell)}, seed {seed}; leave one of them out")
     figures = {}
-    for cell, of_seeds in values.items():
-        percents = [100 * value for value in of_seeds.values()]
-        figures[cell] = Figure(statistics.fmean(percents), statistics.stdev(percents) if len(percents) > 1 else None, len(percents))
+    for cell, of_seeds in found.items():
+        numbers = list(of_seeds.values())
+        figures[cell] = Figure(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
     return figures
 
 
@@ -94,8 +100,7 @@ def render(layout: Layout, results: Sequence[Result], wanted: Sequence[str], for
     shown = [name for name in STATISTICS if name in wanted]
     if form == "csv":
         return _csv(layout, {name: figures_of(results, name) for name in shown})
-    write = {"markdown": _markdown, "latex": _latex}[form]
-    return "\n\n".join(write(layout, name, figures_of(results, name)) for name in shown)
+    return "\n\n".join(SHEETS[form](_sheet(layout, name, figures_of(results, name))) for name in shown)
 
 
 def _body(layout: Layout, statistic: str, figures: Mapping[Cell, Figure], usual: int) -> list[list[str]]:
@@ -106,7 +111,7 @@ def _body(layout: Layout, statistic: str, figures: Mapping[Cell, Figure], usual:
         for row in layout.rows:
             ours = [figures.get((data, row, column)) for column in layout.columns]
             theirs = [_published(layout, data, row, statistic, column) for column in layout.columns]
-            body.append([label, row, *(_text(figure, usual) for figure in ours)])
+            body.append([label, row, *(text_of(figure, usual) for figure in ours)])
             label = ""
             if any(figure is not None for figure in theirs):
                 doubted = [(layout.published, data, row, statistic, column) in DOUBTED for column in layout.columns]
@@ -122,14 +127,15 @@ def _published(layout: Layout, data: str, row: str, statistic: str, column: str)
     return None if layout.published is None else published_figure(layout.published, data, row, statistic, column)
 
 
-def _text(figure: Figure | None, usual: int) -> str:
+def text_of(figure: Figure | None, usual: int) -> str:
+    """Return mean and deviation with two digits, and the number of seeds where it is not the usual one."""
     if figure is None:
         return MISSING
     spread = "" if figure.deviation is None else f" ± {figure.deviation:.2f}"
     return f"{figure.mean:.2f}{spread}" + (f" (n={figure.count})" if figure.count != usual else "")
 
 
-def _usual(figures: Mapping[Cell, Figure]) -> int:
+def usual_seeds(figures: Mapping[Cell, Figure]) -> int:
     """Return the number of seeds that most cells have, the larger one when in doubt."""
     counts = Counter(figure.count for figure in figures.values())
     return max(counts, key=lambda count: (counts[count], count), default=1)
@@ -137,8 +143,7 @@ def _usual(figures: Mapping[Cell, Figure]) -> int:
 
 def _notes(layout: Layout, statistic: str, usual: int, body: Sequence[Sequence[str]]) -> list[str]:
     """Return the sentences below the table."""
-    spread = f"Mean ± standard deviation (n - 1) over {usual} seeds." if usual > 1 else "One seed: no spread is given."
-    notes = [spread, *layout.notes]
+    notes = [told_of_seeds(usual), *layout.notes]
     if statistic == "best":
         notes.insert(0, "* picked on test data.")
     if any(MISSING in row for row in body):
@@ -148,12 +153,38 @@ def _notes(layout: Layout, statistic: str, usual: int, body: Sequence[Sequence[s
     return notes
 
 
-def _markdown(layout: Layout, statistic: str, figures: Mapping[Cell, Figure]) -> str:
-    usual = _usual(figures)
+def told_of_seeds(usual: int) -> str:
+    """Return the sentence on means and spreads of a table whose cells have so many seeds."""
+    return f"Mean ± standard deviation (n - 1) over {usual} seeds." if usual > 1 else "One seed: no spread is given."
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text, in no form yet: what it shows, the names of its columns, its rows (label, row, a cell for each column), and sentences below it."""
+
+    name: str
+    about: str
+    columns: Sequence[str]
+    body: Sequence[Sequence[str]]
+    notes: Sequence[str]
+
+
+def _sheet(layout: Layout, statistic: str, figures: Mapping[Cell, Figure]) -> Sheet:
+    usual = usual_seeds(figures)
     body = _body(layout, statistic, figures, usual)
-    lines = [f"**{layout.name}.** Test accuracy (%) {STATISTICS[statistic].replace('*', chr(92) + '*')}, {layout.about}", ""]
-    lines += [_pipes(["data", "row", *layout.columns]), _pipes(["---", "---", *("---:" for _ in layout.columns)]), *map(_pipes, body), ""]
-    return "\n".join(lines + [" ".join(_notes(layout, statistic, usual, body)).replace("* picked", r"\* picked")])
+    about = f"Test accuracy (%) {STATISTICS[statistic]}, {layout.about}"
+    return Sheet(layout.name, about, layout.columns, body, _notes(layout, statistic, usual, body))
+
+
+def as_markdown(sheet: Sheet) -> str:
+    """Return a table for a page, its title above and its notes below."""
+    lines = [f"**{sheet.name}.** {_starred(sheet.about)}", "", _pipes(["data", "row", *sheet.columns])]
+    lines += [_pipes(["---", "---", *("---:" for _ in sheet.columns)]), *(_pipes([*map(_starred, row)]) for row in sheet.body), ""]
+    return "\n".join([*lines, _starred(" ".join(sheet.notes))])
+
+
+def _starred(text: str) -> str:
+    return text.replace("*", r"\*")
 
 
 def _pipes(texts: Sequence[str]) -> str:
@@ -163,13 +194,11 @@ def _pipes(texts: Sequence[str]) -> str:
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", MISSING: "--", "†": r"$^{\dagger}$", "*": "$^{*}$"} | {sign: f"\\{sign}" for sign in "%&_#$"}
 
 
-def _latex(layout: Layout, statistic: str, figures: Mapping[Cell, Figure]) -> str:
+def as_latex(sheet: Sheet) -> str:
     """Return a table environment that needs the package booktabs."""
-    usual = _usual(figures)
-    body = _body(layout, statistic, figures, usual)
-    about = f"Test accuracy (%) {STATISTICS[statistic]}, {layout.about}. {' '.join(_notes(layout, statistic, usual, body))}"
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(about)}}}", rf"\begin{{tabular}}{{ll{'r' * len(layout.columns)}}}", r"\toprule"]
-    lines += [_ampersands(["data", "row", *layout.columns]), r"\midrule", *map(_ampersands, body), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    about = f"{sheet.about}. {' '.join(sheet.notes)}"
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(about)}}}", rf"\begin{{tabular}}{{ll{'r' * len(sheet.columns)}}}", r"\toprule"]
+    lines += [_ampersands(["data", "row", *sheet.columns]), r"\midrule", *map(_ampersands, sheet.body), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines)
 
 
@@ -179,6 +208,10 @@ def _escaped(text: str) -> str:
 
 def _ampersands(texts: Sequence[str]) -> str:
     return rf"{' & '.join(map(_escaped, texts))} \\"
+
+
+SHEETS = {"markdown": as_markdown, "latex": as_latex}
+"""Ways to write a sheet, by the name of the form."""
 
 
 def _csv(layout: Layout, figures: Mapping[str, Mapping[Cell, Figure]]) -> str:

@@ -1,7 +1,7 @@
 """The records behind a table in one small file that can be committed: JSON lines, what many of them share written once."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ LARGEST = 300_000
 _OWN = ("seed", "run", "noise")
 """Parts of a config that differ from run to run; the rest is shared by many."""
 
+SURVEYED = ("auc", "average_precision", "f1", "precision", "recall", "retain_purity", "clean_recall", "flagged", "seconds")
+"""Figures of a row of a survey that are kept."""
+
 
 def save_results(path: Path, layout: Layout, results: Iterable[Result]) -> None:
     """Write what the table needs, and what another run would need to compare with it.
 
     The first line holds what lines share, by name: `config` but for seed, run and noise, `machine`, `versions`. Shares are fractions; `quality` is that of
-    the detection; times in seconds. Raises InputError when the file would be too large to be committed.
+    the detection; times in seconds. Of a survey the figures of each row are kept, in the order of SURVEYED; `rows` names detector, cut, and whether that is
+    the detector's own. Raises InputError when the file would be too large to be committed.
     """
     shared: dict[str, Json] = {}
 
@@ -40,6 +44,8 @@ def save_results(path: Path, layout: Layout, results: Iterable[Result]) -> None:
         line |= {key: config[key] for key in ("run", "noise") if key in config}
         line |= {"test_accuracy": _rounded(record["test_accuracy"], 6), "quality": _rounded((record["detection"] or {}).get("quality"), 4)}
         line |= {"seconds": _rounded(record["seconds"], 1), "machine": share(record["machine"]), "versions": share(record["versions"])}
+        if record.get("survey"):
+            line["survey"] = _slim_survey(record["survey"], share)
         lines.append({key: value for key, value in line.items() if value is not None})
     head = {"schema": SCHEMA, "table": layout.name, "shared": shared}
     text = "".join(f"{json.dumps(line, sort_keys=True, separators=(',', ':'))}\n" for line in (head, *lines))
@@ -83,7 +89,23 @@ def _record(line: Json, shared: Json) -> Json:
         "seconds": line["seconds"],
         "machine": shared.get(line.get("machine", "")),
         "versions": shared.get(line.get("versions", "")),
-    }
+    } | ({"survey": _survey(line["survey"], shared)} if "survey" in line else {})
+
+
+def _slim_survey(survey: Json, share: Callable[[Any], str | None]) -> Json:
+    """Return what the tables need of a survey: numbers of four digits, the names of its rows shared with the other surveys."""
+    figures = [[None if row.get(key) is None else round(row[key], 4) for key in SURVEYED] for row in survey["rows"]]
+    names = share({"rows": [[row["detector"], row["cut"], row["own"]] for row in survey["rows"]]})
+    seconds = {name: round(told["seconds_with_passes"], 4) for name, told in survey["detectors"].items()}
+    return {"rows": names, "figures": figures, "seconds": seconds, "wrong_share": survey["wrong_share"] and round(survey["wrong_share"], 4)}
+
+
+def _survey(slim: Json, shared: Json) -> Json:
+    """Return a survey as far as `_slim_survey` kept it."""
+    named = zip(shared[slim["rows"]]["rows"], slim["figures"], strict=True)
+    rows = [{"detector": detector, "cut": cut, "own": own, **dict(zip(SURVEYED, figures, strict=True))} for (detector, cut, own), figures in named]
+    detectors = {name: {"seconds_with_passes": seconds} for name, seconds in slim["seconds"].items()}
+    return {"rows": rows, "detectors": detectors, "wrong_share": slim["wrong_share"]}
 
 
 def _rounded(figures: Json | None, digits: int) -> Json | None:

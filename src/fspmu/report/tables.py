@@ -100,6 +100,34 @@ def _cost_table(record: Json) -> Table:
     return table
 
 
+def survey_tables(survey: Json) -> list[Table]:
+    """Return what the scores of a survey are worth, and what each cut makes of them: how far it agrees with the default where the truth is not known."""
+    known = survey["wrong_share"] is not None
+    scores = new_table("Scores, positive = wrong label", "detector", *(["AUC (%)", "AP (%)"] if known else []), "seconds")
+    judged = (
+        {"f1": "F1", "precision": "precision", "recall": "recall", "retain_purity": "purity", "clean_recall": "kept"} if known else {"agreement": "agreement"}
+    )
+    cuts = new_table("Cuts (%)", "cut", *judged.values(), "flagged")
+    for name in dict.fromkeys(row["detector"] for row in survey["rows"]):
+        rows = [row for row in survey["rows"] if row["detector"] == name]
+        told = survey["detectors"][name]
+        usual = next((row for row in rows if row["own"]), rows[0])
+        scores.add_row(escape(name), *(percent(usual[key]) for key in ("auc", "average_precision") if known), f"{told['seconds_with_passes']:.2f}")
+        cuts.add_row(escape(name))
+        for row in rows:
+            cuts.add_row(f"  {escape(row['cut'])}{'*' if row['own'] else ''}", *(percent(row[key]) for key in (*judged, "flagged")))
+    return [scores, cuts]
+
+
+def survey_lines(survey: Json) -> list[str]:
+    """Return what is to be known of the figures of a survey, and who is not among them."""
+    shared = ", ".join(f"{name} {seconds:.1f}" for name, seconds in survey["shared_seconds"].items())
+    wrong = "" if survey["wrong_share"] is None else f"; {survey['wrong_share']:.2%} of the labels are wrong"
+    lines = [f"* the detector's own cut; {survey['samples']:,} labels{wrong}"]
+    lines += [f"seconds of what detectors share, counted for each that needs it: {shared}"] if shared else []
+    return lines + [f"not here: {name}: {why}" for name, why in (survey["left_out"] | survey["refused"]).items()]
+
+
 def evaluation_table(evaluation: Json) -> Table:
     """Return accuracies on the evaluation and the training images."""
     table = new_table("Accuracy (%)", "", "images' labels", "true labels")

@@ -69,8 +69,9 @@ def command_of(files: RunFiles) -> str:
     if config.get("command") != "unlearn":
         return ""
     words = ["fspmu", "unlearn", _run_of(files), "--method", str(config["method"]), "--detector", str(config["detector"])]
-    for part in ("settings", "detector_settings", "cut"):
-        for name, value in sorted((config.get(part) or {}).items()):
+    words += ["--cut", config["cut"]] if isinstance(config.get("cut"), str) else []
+    for part in settings_of(config).values():
+        for name, value in sorted(part.items()):
             flag = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
                 words += [flag] if value else []
@@ -83,6 +84,14 @@ def _run_of(files: RunFiles) -> str:
     """Return the name of the folder that was worked on, where it still is the one around this."""
     around = files.folder.parent / "config.json"
     return files.folder.parent.name if around.is_file() and read_json(around).get("hash") == files.config["run"] else "RUN"
+
+
+def settings_of(config: Json) -> dict[str, Json]:
+    """Return the settings in the config of a run, by what they are of; runs from before cuts had names kept the split under `cut`."""
+    split = config.get("split") or (config["cut"] if isinstance(config.get("cut"), dict) else None)
+    cut = None if config.get("detector") == "given" else config.get("cut_settings")
+    parts = {"detector": config.get("detector_settings"), "cut": cut, "split": split, "method": config.get("settings"), "rounds": config.get("rounds")}
+    return {name: part or {} for name, part in parts.items()}
 
 
 def verdict(files: RunFiles) -> Json:

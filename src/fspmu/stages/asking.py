@@ -9,16 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from fspmu.data.split import Split
-from fspmu.detection import DEFAULT, DETECTORS
-from fspmu.detection.cuts import SplitSettings
+from fspmu.detection import DEFAULT
 from fspmu.detection.given_split import read_forget_set
+from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.handing_back import weights_hash
 from fspmu.engine.run import Run
 from fspmu.errors import DetectionWarning, InputError, check_settings, choose
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
+from fspmu.stages.choosing import Choice, check_kind, choose_detection
 from fspmu.stages.deciding import read_decided
 from fspmu.stages.mending import suitable_settings
+from fspmu.stages.rounds import Rounds, check_rounds, config_of_rounds
 from fspmu.stages.taking_in import Taken
 from fspmu.unlearning import METHODS as UNLEARNING
 
@@ -31,11 +33,16 @@ class Asked:
 
     detector: str = DEFAULT
     detector_settings: Any = None
-    cut: SplitSettings = SplitSettings()
+    cut: str | None = None
+    """How the detector's scores become P(clean); None: what suits the detector."""
+    cut_settings: Any = None
+    split: SplitSettings = SplitSettings()
     forget: Any = None
     """What somebody else found to be wrong, in place of a detector: whatever `read_forget_set` reads."""
     truth: Tensor | None = None
     """True labels (N,), for experiments: see `find_label_issues`."""
+    history: Tensor | None = None
+    """Margins (E, N) of the given labels in every epoch of the model's own training, where somebody kept them."""
     method: str = "fspmu"
     preset: str | None = None
     settings: Any = None
@@ -45,6 +52,19 @@ class Asked:
     """Whether the learning rate may be lowered to fit the model."""
     corrections: Path | None = None
     """A table of what a person decided of labels: it beats detector and forget set."""
+    rounds: Rounds = Rounds()
+
+    @property
+    def choice(self) -> Choice:
+        """Detector and cut with all their settings; raises InputError as `choose_detection` does."""
+        return choose_detection(self.detector, self.detector_settings, self.cut, self.cut_settings)
+
+
+def check_repeated(rounds: Rounds, choice: Choice, forget: Any) -> None:
+    """Raise InputError for rounds that cannot be: not at all, not with this detector, or not with a forget set, which no round may find anew."""
+    check_rounds(rounds, choice)
+    if forget is not None and rounds.rounds > 1:
+        raise InputError(f"forget says already what is wrong, and {rounds.rounds} rounds would find it anew; leave one of them out")
 
 
 def forget_set(taken: Taken, asked: Asked, run: Run | None = None) -> Split:
@@ -84,15 +104,12 @@ def config_of(taken: Taken, asked: Asked, run: Run) -> dict[str, Any]:
     """
     choose(KEEPS, asked.keep, "value of keep")
     method = choose(UNLEARNING, asked.method, "method")
-    detector = choose(DETECTORS, asked.detector, "detector")
+    choice = asked.choice
+    check_repeated(asked.rounds, choice, asked.forget)
     network = taken.model
     settings = asked.settings or suitable_settings(asked.method, network, asked.preset)
-    detector_settings = asked.detector_settings or detector.settings
-    for name, given, known in (("settings", settings, method.settings), ("detector_settings", detector_settings, detector.settings)):
-        if type(given) is not type(known):
-            raise InputError(f"{name} is a {type(given).__name__}, but it must be a {type(known).__module__}.{type(known).__qualname__}")
-        check_settings(given)
-    check_settings(asked.cut)
+    check_kind(settings, method.settings, "settings")
+    check_settings(asked.split)
     if asked.truth is not None and asked.truth.shape != taken.images.given_labels.shape:
         raise InputError(f"truth has the shape {tuple(asked.truth.shape)}, but there are {len(taken.images):,} images: give a label for each")
     decided = {} if asked.corrections is None else {"corrections": read_decided(asked.corrections, taken.images, taken.evaluation).digest()}
@@ -108,13 +125,15 @@ def config_of(taken: Taken, asked: Asked, run: Run) -> dict[str, Any]:
         "method": asked.method,
         "settings": asdict(settings),
         "fitted": asked.fit and method.fit is not None and isinstance(network, Adopted),
-        "detector": "given" if forget else asked.detector,
-        "detector_settings": {} if forget else asdict(detector_settings),
-        "cut": asdict(asked.cut),
+        **choice.config(),
+        **({"detector": "given", "detector_settings": {}} if forget else {}),
+        "split": asdict(asked.split),
         "forget": forget,
         "truth": None if asked.truth is None else _digest(asked.truth),
+        **({} if asked.history is None or forget else {"history": _digest(asked.history)}),
         "keep": asked.keep,
         "seed": run.seed,
+        **config_of_rounds(asked.rounds),
         **decided,
     }
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from fspmu.data.images import Images
 from fspmu.data.split import Split
 from fspmu.detection import DEFAULT
-from fspmu.detection.cuts import SplitSettings
 from fspmu.detection.label_issues import label_issues
+from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.inference import Predictions, accuracy_of, predict, right_answers
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
@@ -50,8 +50,11 @@ def mend(
     settings: Any = None,
     detector: str = DEFAULT,
     detector_settings: Any = None,
-    cut: SplitSettings | None = None,
+    cut: str | None = None,
+    cut_settings: Any = None,
+    split: SplitSettings | None = None,
     truth: Tensor | None = None,
+    history: Tensor | None = None,
     found: Detection | None = None,
     new_labels: Tensor | None = None,
     run: Run | None = None,
@@ -67,19 +70,20 @@ def mend(
     run = run or Run.create()
     if settings is not None:
         check_settings(settings)
-    found = found or find_label_issues(model, images, detector=detector, settings=detector_settings, cut=cut, truth=truth, run=run)
-    split = found.split
-    settings = settings or fitted_settings(suitable_settings(method, model), method, model, images, split, run)
+    if found is None:
+        how: dict[str, Any] = {"detector": detector, "settings": detector_settings, "cut": cut, "cut_settings": cut_settings, "split": split}
+        found = find_label_issues(model, images, **how, truth=truth, history=history, run=run)
+    settings = settings or fitted_settings(suitable_settings(method, model), method, model, images, found.split, run)
     images, model = prepared(model, images, run)
     if run.evaluation is not None:
         run.evaluation = run.evaluation.prepared_as(images.preprocessing).to(run.device)
     right_before = _right_answers(model, run)
-    model = unlearn(model, *with_new_labels(images, split, new_labels), method=method, settings=settings, run=run)
+    model = unlearn(model, *with_new_labels(images, found.split, new_labels), method=method, settings=settings, run=run)
     with run.timed("evaluation"):
         after = predict(model, images, run, rows=found.predictions.rows)
     right_after = _right_answers(model, run)
     before, last = (None if right is None else float(right.double().mean()) for right in (right_before, right_after))
-    report = {"method": method, "settings": asdict(settings), "audit": audit(found.predictions, after, split, images.given_labels.cpu(), truth)}
+    report = {"method": method, "settings": asdict(settings), "audit": audit(found.predictions, after, found.split, images.given_labels.cpu(), truth)}
     best = max(run.accuracies("unlearning"), default=last)
     return Mended(
         model,

@@ -251,10 +251,9 @@ def explained(prefix: str, settings: Any) -> list[tuple[str, str, str]]:
     return [(f"{prefix}.{entry.name}", str(getattr(settings, entry.name)), meanings.get(entry.name, "")) for entry in fields(settings)]
 
 
-def given_settings(detector: Any, cut: Any, method: Any) -> tuple[tuple[str, str, str], ...]:
-    """Return whatever was set, explained; None where somebody else said what to forget."""
-    parts = (("detector", detector), ("split", cut), ("method", method))
-    return tuple(entry for name, part in parts if part is not None for entry in explained(name, part))
+def given_settings(**parts: Any) -> tuple[tuple[str, str, str], ...]:
+    """Return whatever was set, explained: a dataclass of settings for each of `parts`, by the name that comes before its own."""
+    return tuple(entry for name, part in parts.items() for entry in explained(name, part))
 
 
 def write_if_possible(folder: Path, seen: Seen) -> str | None:

@@ -159,6 +159,8 @@ def _card_facts(work: Work, record: Json) -> CardFacts:
         method=work.mended.report["method"],
         forgotten_by_class={images.class_names[k]: (count, counts[k]) for k, count in forgotten.most_common()},
         detector_settings=work.mended.detection.report["settings"],
+        cut=work.mended.detection.report.get("cut", ""),
+        cut_settings=work.mended.detection.report.get("cut_settings", {}),
         method_settings=work.mended.report["settings"],
         measured=measured,
         seed=record["config"]["seed"],

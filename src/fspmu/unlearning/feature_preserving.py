@@ -3,13 +3,15 @@
 forget   L = -eta KL_T(teacher || student) + zeta mean_i sum_k w_ik cos(f_i, mu_k)
 retain   L = gamma CE(z, y) - delta mean_i cos(f_i, mu_{y_i})
 Centroids mu come from the retain set under the teacher, once. One SGD serves both passes, and ascends by descending -L.
-Source: docs/method.md, "Forget" and "Recover".
+Source: docs/method.md, "Forget" and "Recover". Beyond the published method, each an option and off by default: samples that count by P(clean) (weighing.py),
+a rate that falls along a cosine (schedules.py), forgotten images used without their labels (unlabelled.py), and going back to an earlier epoch (rewinding.py).
 """
 
 import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +19,16 @@ from torch import Tensor, nn
 from fspmu.data.batches import Batch, Batches
 from fspmu.data.images import Images
 from fspmu.data.split import Split, indices_of
-from fspmu.engine.inference import evaluate, find_centroids
+from fspmu.engine.inference import evaluate, find_centroids, right_answers
 from fspmu.engine.run import Forward, Run
-from fspmu.engine.training import set_lr, sgd, step_decay, train_epoch
-from fspmu.losses import forget_loss, retain_loss
+from fspmu.engine.training import set_lr, sgd, train_epoch
+from fspmu.errors import check_settings
+from fspmu.losses import consistency, forget_loss, forget_losses, retain_loss, retain_losses
 from fspmu.models.classifier import Classifier, copy_of, drawn_from, frozen
+from fspmu.unlearning.rewinding import Kept, expected_agreement
+from fspmu.unlearning.schedules import Cooled, Steps, decay_at
+from fspmu.unlearning.unlabelled import JointBatch, with_unlabelled
+from fspmu.unlearning.weighing import Part, parts_of
 
 
 @dataclass(frozen=True)
@@ -61,47 +68,124 @@ class Settings:
     reference_statistics: bool = False
     """Repeat the published statistics: centroids from one augmented view with batch norm in training mode, and two moves of its
     running statistics per step."""
+    weighting: Literal["masks", "clean-probability"] = "masks"
+    """masks: every sample of a pass counts the same. clean-probability: it counts by P(clean) in the retain pass and by the rest of 1 in the forget pass."""
+    retain_above: float = 0.2
+    """With --weighting clean-probability: samples with P(clean) above this are retained. It is also the least that a retained sample counts for."""
+    forget_above: float = 0.5
+    """With --weighting clean-probability: samples with 1 - P(clean) above this are forgotten."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """steps: the learning rate falls at the milestones. cosine: it falls to nothing along half a cosine, before every step."""
+    unlabelled: float = 0.0
+    """Weight of predicting two views of a forgotten image alike, once the last forget pass is over. 0: forgotten images are left alone."""
+    tau_conf: float = 0.8
+    """With --unlabelled: probability that some class must have, over both views, for an image to count."""
+    sharpening: float = 0.5
+    """With --unlabelled: what both views say is raised to the power of one over this."""
+    stop: Literal["last", "chance"] = "last"
+    """last: hand back the network of the last epoch. chance: of the last one in which forgotten labels are predicted no oftener than they should be."""
 
 
 PRESETS = {
     "original": Settings(),
     "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
     "as-coded": Settings(zeta=20.0, t=0.5),
+    "tuned": Settings(lr=5e-3, delta=50.0, schedule="cosine"),
+    "tuned-soft": Settings(lr=5e-3, delta=50.0, schedule="cosine", weighting="clean-probability"),
 }
 
 
 def unlearn(model: Classifier, images: Images, split: Split, settings: Settings, run: Run) -> Classifier:
     """Return a copy of `model` without what it learned from `split.forget`.
 
-    Raises EmptySplit when there is nothing to retain.
+    Raises EmptySplit when there is nothing to retain, and InputError for settings that are none.
     """
-    split.check_retain()
+    retained, forgotten = chosen_parts(split, settings, run)
+    lost = forgotten.chosen & ~retained.chosen
     teacher, student = frozen(model), copy_of(model)
-    centroids = find_centroids(teacher, images, run, chosen=split.retain, reference=settings.reference_statistics)
+    centroids = find_centroids(teacher, images, run, chosen=retained.chosen, weights=retained.weights, reference=settings.reference_statistics)
     optimizer = sgd(student, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     judge = run.forward(teacher)
+    kept = Kept(expected_agreement(split, lost, model.num_classes)) if settings.stop == "chance" and bool(lost.any()) else None
 
     def forget(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             teacher_logits = judge(batch.images).logits
         logits, features = model(batch.images)
-        loss = forget_loss(logits, teacher_logits, features, centroids, eta=settings.eta, zeta=settings.zeta, t=settings.t, temperature=settings.temperature)
-        return loss, {}
+        return _forget_mean(logits, teacher_logits, features, centroids, forgotten.weights_of(batch.index), settings), {}
 
     def retain(model: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits, features = model(batch.images)
-        return retain_loss(logits, features, batch.given_labels, centroids, gamma=settings.gamma, delta=settings.delta), {}
+        if isinstance(batch, JointBatch):
+            return _mean_of_all(logits, features, batch, centroids, retained, settings), {}
+        return _retain_mean(logits, features, batch, centroids, retained.weights_of(batch.index), settings), {}
 
     with statistics_moved_twice(student, settings.reference_statistics):
-        for epoch in run.epochs(settings.epochs, student=student, optimizer=optimizer):
-            set_lr(optimizer, settings.lr * step_decay(epoch, settings.milestones))
+        for epoch in run.epochs(settings.epochs, student=student, optimizer=optimizer, **({} if kept is None else {"kept": kept})):
+            set_lr(optimizer, settings.lr * decay_at(settings.schedule, epoch, settings.epochs, settings.milestones))
             losses: dict[str, float] = {}
             if epoch <= settings.forget_epochs:
-                batches = run.batches(images, split.forget, settings.forget_batch, "forget", epoch)
+                batches = run.batches(images, forgotten.chosen, settings.forget_batch, "forget", epoch)
                 losses |= train_epoch(student, batches, forget, optimizer, run, clip=settings.clip, label="forget")
-            batches = run.batches(images, split.retain, settings.retain_batch, "retain", epoch)
-            losses |= train_epoch(student, batches, retain, optimizer, run, clip=settings.clip, label="retain")
+            recovery: Steps = run.batches(images, retained.chosen, settings.retain_batch, "retain", epoch)
+            if settings.unlabelled and epoch > settings.forget_epochs:
+                recovery = with_unlabelled(recovery, images, lost, settings.unlabelled, settings.retain_batch, run, epoch)
+            if settings.schedule == "cosine":
+                recovery = Cooled(recovery, optimizer, settings.lr, epoch, settings.epochs)
+            losses |= train_epoch(student, recovery, retain, optimizer, run, clip=settings.clip, label="retain")
+            if kept is not None and epoch >= min(settings.forget_epochs, settings.epochs):
+                losses["forgotten_agreement"] = float(right_answers(student, images, run, chosen=lost).double().mean())
+                kept.look(student, epoch, losses["forgotten_agreement"])
             run.log(epoch, **losses, test_accuracy=evaluate(student, run))
+    return student if kept is None else _gone_back(student, kept, settings, run)
+
+
+def chosen_parts(split: Split, settings: Settings, run: Run) -> tuple[Part, Part]:
+    """Return who is retained and who is forgotten, with weights where batches are.
+
+    Raises EmptySplit when there is nothing to retain, and InputError for settings that are none.
+    """
+    check_settings(settings)
+    split.check_retain()
+    retained, forgotten = parts_of(split, settings.weighting, settings.retain_above, settings.forget_above)
+    return retained.to(run.device), forgotten.to(run.device)
+
+
+def _forget_mean(logits: Tensor, teacher_logits: Tensor, features: Tensor, centroids: Tensor, weights: Tensor | None, settings: Settings) -> Tensor:
+    """Return L_forget of a batch (B, ...), a scalar: the mean over its rows by their weights (B,), None: 1 for each."""
+    parts: dict[str, Any] = {"eta": settings.eta, "zeta": settings.zeta, "t": settings.t, "temperature": settings.temperature}
+    if weights is None:
+        return forget_loss(logits, teacher_logits, features, centroids, **parts)
+    return (weights * forget_losses(logits, teacher_logits, features, centroids, **parts)).mean()
+
+
+def _retain_mean(logits: Tensor, features: Tensor, batch: Batch, centroids: Tensor, weights: Tensor | None, settings: Settings) -> Tensor:
+    """Return L_retain of a batch, a scalar: the mean over its rows by their weights (B,), None: 1 for each."""
+    if weights is None:
+        return retain_loss(logits, features, batch.given_labels, centroids, gamma=settings.gamma, delta=settings.delta)
+    return (weights * retain_losses(logits, features, batch.given_labels, centroids, gamma=settings.gamma, delta=settings.delta)).mean()
+
+
+def _mean_of_all(logits: Tensor, features: Tensor, batch: JointBatch, centroids: Tensor, retained: Part, settings: Settings) -> Tensor:
+    """Return L_retain of the labelled rows and, at its weight, the consistency of the others, a scalar: the mean over all rows by their weights."""
+    own, pairs = slice(0, batch.labelled), batch.pairs
+    values = retain_losses(logits[own], features[own], batch.given_labels[own], centroids, gamma=settings.gamma, delta=settings.delta)
+    if (weights := retained.weights_of(batch.index[own])) is not None:
+        values = weights * values
+    first, second = torch.split(logits[batch.labelled :], [pairs, pairs])
+    apart = consistency(first, second, sharpening=settings.sharpening, confidence=settings.tau_conf)
+    assert batch.weight is not None
+    return (batch.weight * torch.cat([values, apart, apart])).mean()
+
+
+def _gone_back(student: Classifier, kept: Kept, settings: Settings, run: Run) -> Classifier:
+    """Return the student with the weights of the epoch that was kept, and say so where it is not the last."""
+    if kept.epoch < settings.epochs:
+        student.load_state_dict(kept.weights)
+        run.notice(
+            f"the network of epoch {kept.epoch} of {settings.epochs} is kept: it predicts {kept.agreement:.1%} of the forgotten labels, "
+            f"of which {kept.level:.1%} are to be expected, and later ones learn them again"
+        )
     return student
 
 
@@ -129,21 +213,20 @@ def fit(settings: Settings, model: Classifier, images: Images, split: Split, run
 def first_move(settings: Settings, model: Classifier, images: Images, split: Split, run: Run) -> float:
     """Return |lr * clipped gradient| / |weights| of the first recovery step, with the centroids of at most FITTED_ON samples.
 
-    Raises EmptySplit when there is nothing to retain.
+    Raises EmptySplit when there is nothing to retain, and InputError for settings that are none.
     """
-    split.check_retain()
-    places = indices_of(split.retain)
-    some = torch.zeros_like(split.retain)
+    retained, _ = chosen_parts(split, settings, run)
+    places = indices_of(retained.chosen)
     count = min(FITTED_ON, len(places))
-    some[places[torch.arange(count) * len(places) // count]] = True
     student = copy_of(model)
-    centroids = find_centroids(frozen(model), images, run, chosen=some)
+    some = retained.among(places[torch.arange(count) * len(places) // count])
+    centroids = find_centroids(frozen(model), images, run, chosen=some.chosen, weights=some.weights)
     shuffled = places[torch.randperm(len(places), generator=run.generator("first step"))][: settings.retain_batch]
     batch = next(iter(Batches(images, shuffled, settings.retain_batch)))
     with drawn_from(run.generator("first step", "layers")):  # dropout draws too
         logits, features = run.forward(student.train(), compile=False)(batch.images)
     run.count_passes()
-    retain_loss(logits, features, batch.given_labels, centroids, gamma=settings.gamma, delta=settings.delta).backward()  # type: ignore[no-untyped-call]
+    _retain_mean(logits, features, batch, centroids, retained.weights_of(batch.index), settings).backward()  # type: ignore[no-untyped-call]
     moved = torch.stack([weight.grad.clamp(-settings.clip, settings.clip).norm() for weight in student.parameters() if weight.grad is not None]).norm()
     length = torch.stack([weight.detach().norm() for weight in student.parameters()]).norm()
     return run.processes.from_main(lambda: float(settings.lr * moved / length))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fspmu.data.split import Split
+from fspmu.detection.three_way import clean_above, wrong_at_most
 from fspmu.errors import check_share
 
 
@@ -17,6 +18,8 @@ class SplitSettings:
     """A label counts as clean when P(clean) is above this."""
     class_floor: int = 10
     """A class that would lose all its samples keeps this many, those with the lowest score; not with `known` and `random`, which mean what they say."""
+    margin: float = 0.0
+    """Distance of P(clean) from the threshold up to which a label is neither retained nor forgotten. 0: every label is one or the other."""
 
 
 def forget_memorised(split: Split, early: Tensor, settings: SplitSettings) -> Split:
@@ -25,20 +28,23 @@ def forget_memorised(split: Split, early: Tensor, settings: SplitSettings) -> Sp
     Forgotten and then learned again: the forget set is a part of the retain set, and what is in neither was left out of training already. P(clean) is the
     lower of both, so that whatever either calls wrong counts as an issue.
     """
-    return Split(split.retain, split.retain & (early <= settings.threshold), torch.minimum(split.clean_probability, early))
+    return Split(split.retain, split.retain & wrong_at_most(early, settings.threshold, settings.margin), torch.minimum(split.clean_probability, early))
 
 
 def split_at(clean_probability: Tensor, score: Tensor, given_labels: Tensor, num_classes: int, settings: SplitSettings) -> Split:
     """Return retain = P(clean) above the threshold and forget = the rest, (N,) each; score HIGH = looks wrong.
 
+    With a margin: retain = P(clean) above threshold + margin, forget = at most threshold - margin, and what lies between is in neither.
     A class left without any retained sample keeps its `class_floor` surest ones: without them the network would unlearn the class itself.
     The score says which these are: a posterior may be 0 for all of them.
     """
     check_share(settings.threshold, "--threshold")
-    retain = clean_probability > settings.threshold
+    check_share(settings.margin, "--margin")
+    retain = clean_above(clean_probability, settings.threshold, settings.margin)
+    forget = wrong_at_most(clean_probability, settings.threshold, settings.margin)
     kept = torch.bincount(given_labels[retain], minlength=num_classes)
     for label in (kept == 0).nonzero().squeeze(1).tolist():
         members = (given_labels == label).nonzero().squeeze(1)
         surest = score[members].argsort(stable=True)[: settings.class_floor]
         retain[members[surest]] = True
-    return Split(retain, ~retain, clean_probability)
+    return Split(retain, forget & ~retain, clean_probability)

@@ -1,0 +1,229 @@
+"""feature-margin: among features, a wrong label lies nearer to another class than to its own.
+
+discriminant   class means m_k and ONE covariance S within classes, both from the given labels; S shrunk, S' = (1 - a) S + a tr(S)/D I
+distance       d_k(f) = (f - m_k)^T S'^-1 (f - m_k)
+score          d_y - min_{k != y} d_k: above 0 where another class is nearer
+refinement     some rounds in which means and covariance are estimated again from the samples whose label looks right so far
+A mean of few samples is drawn towards what was known before it: (sum + m * former) / (n + m), the mean of all samples first, then that of the round before.
+Everything that is estimated follows from sums over samples, so that chunks and processes add up. The depth of the network at which features are taken is
+chosen by what they say of images that the network never saw: `choose_depth`.
+Source: docs/detection.md, "Scores".
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fspmu.detection.evidence import Evidence, check_finite
+from fspmu.errors import InputError, check_share
+
+CHUNK = 8192
+"""Rows whose distances to all classes exist at once."""
+FEWEST = 2
+"""Samples that a class needs for other labels to be weighed against it: one sample makes no class."""
+LEAST_SIDE = 0.01
+"""Share of the samples that two groups must have each, to be groups."""
+ROUNDING = 1e-12
+"""Share of the mean square of features below which their variance is taken for a rounding error."""
+LEAST_SHRINKAGE = 1e-6
+"""A feature that never varies would make the covariance singular."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the discriminant is estimated."""
+
+    refinements: int = 3
+    """Rounds of estimating it again from the samples that look right so far."""
+    shrinkage: float | None = 0.3
+    """Share of the covariance that its mean diagonal replaces. None: as much as suits the number of samples (oracle approximating shrinkage), which is less:
+    it knows of no labels that were memorised."""
+    prior_samples: float = 1.0
+    """How many samples what was known before counts for, in the mean of a class."""
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Sums over samples, float64: counts (K,), features (K, D) and outer products of features (D, D); those of two parts add up."""
+
+    counts: Tensor
+    features: Tensor
+    outer: Tensor
+
+    def __add__(self, other: "ClassSums") -> "ClassSums":
+        return ClassSums(self.counts + other.counts, self.features + other.features, self.outer + other.outer)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Which depth was chosen, a figure for each, and `how`.
+
+    "held-out": the figures are accuracies on the given labels of images that the network never saw; "separation": how far apart the margins lie that
+    look right and wrong, see `separation`.
+    """
+
+    index: int
+    accuracies: tuple[float, ...]
+    how: str
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """Class means (K, D), the precision S'^-1 (D, D), float64; rivals (K,) bool: the classes with enough samples to be taken for somebody's."""
+
+    means: Tensor
+    precision: Tensor
+    rivals: Tensor
+
+    @functools.cached_property
+    def _linear(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What makes d_k(f) - d_c(f) linear in f, for the middle c of the means: c (D,), weights (D, K), offsets (K,)."""
+        centre = self.means.mean(dim=0)
+        weights = self.precision @ (self.means - centre).T
+        return centre.float(), -2 * weights.float(), torch.einsum("kd,dk->k", self.means - centre, weights).float()
+
+    def _relative(self, features: Tensor) -> Tensor:
+        """Return d_k(f) less a term that is the same for every class, (n, K) float32."""
+        centre, weights, offsets = self._linear
+        return torch.addmm(offsets, features.float() - centre, weights)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Return the nearest rival of features (n, D), (n,) int64."""
+        nearest = [self._relative(features[rows]).masked_fill_(~self.rivals, torch.inf).argmin(dim=1) for rows in _chunks(len(features))]
+        return torch.cat(nearest) if nearest else torch.empty(0, dtype=torch.int64)
+
+    def margins(self, features: Tensor, given_labels: Tensor) -> Tensor:
+        """Return d_y - min_{k != y} d_k of features (n, D), (n,) float32; 0 where there is no other class."""
+        margins = torch.empty(len(features))
+        for rows in _chunks(len(features)):
+            distances, labels = self._relative(features[rows]), given_labels[rows, None]
+            own = distances.gather(1, labels).squeeze(1)
+            other = distances.masked_fill_(~self.rivals, torch.inf).scatter_(1, labels, torch.inf).amin(dim=1)
+            margins[rows] = (own - other).masked_fill_(other.isinf(), 0.0)
+        return margins
+
+
+def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Return d_y - min_{k != y} d_k among the pooled features of one depth, (N,); HIGH = looks wrong, 0 divides."""
+    block, given = evidence.need("block"), evidence.given_labels
+    return discriminant(block, given, evidence.num_classes, settings).margins(block, given)
+
+
+def discriminant(features: Tensor, given_labels: Tensor, num_classes: int, settings: Settings) -> Discriminant:
+    """Return the discriminant of features (N, D), refined on those whose given label (N,) looks right.
+
+    Raises InputError when a feature is not finite, or there is none.
+    """
+    if not len(features):
+        raise InputError("there are no features to tell right labels from wrong ones: give at least one image")
+    found = estimate(_sums_of(features, given_labels, num_classes), settings)
+    for _ in range(settings.refinements):
+        right = found.margins(features, given_labels) < 0
+        if not bool(right.any()):
+            break
+        found = estimate(_sums_of(features, given_labels, num_classes, right), settings, found)
+    return found
+
+
+def class_sums(chunk: Tensor, given_labels: Tensor, num_classes: int) -> ClassSums:
+    """Return what a chunk of features (n, D) with given labels (n,) adds to the sums of all."""
+    features = chunk.double()
+    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64).index_add_(0, given_labels, features)
+    return ClassSums(torch.bincount(given_labels, minlength=num_classes).double(), sums, features.T @ features)
+
+
+def estimate(sums: ClassSums, settings: Settings, former: Discriminant | None = None) -> Discriminant:
+    """Return the discriminant of the samples behind `sums`; a class of few keeps near its mean in the `former` one, or else near the mean of all.
+
+    Raises InputError when the sums are not finite.
+    """
+    check_share(settings.shrinkage or 0.0, "--shrinkage")
+    check_finite(sums.outer.diagonal())
+    total, counts = sums.counts.sum(), sums.counts[:, None]
+    prior = (sums.features.sum(dim=0) / total).expand_as(sums.features) if former is None else former.means
+    weight = counts + settings.prior_samples
+    means = torch.where(weight > 0, (sums.features + settings.prior_samples * prior) / weight.clamp(min=1e-12), prior)
+    plain = sums.features / counts.clamp(min=1)
+    present = int((sums.counts > 0).sum())
+    within = (sums.outer - plain.T @ sums.features) / max(float(total) - present, 1.0)
+    least = ROUNDING * float(sums.outer.diagonal().mean() / total)
+    if not float(within.diagonal().mean()) > least:  # no two samples of a class differ: every direction counts alike
+        spread = float((sums.outer.diagonal() / total - (sums.features.sum(dim=0) / total).square()).mean())
+        within = torch.eye(len(within), dtype=torch.float64) * (spread if spread > least else 1.0)
+    rivals = sums.counts >= FEWEST if former is None else former.rivals
+    if int(rivals.sum()) < 2:
+        rivals = sums.counts > 0 if former is None else former.rivals
+    return Discriminant(means, _precision(within, float(total), settings.shrinkage), rivals)
+
+
+def _precision(covariance: Tensor, samples: float, share: float | None) -> Tensor:
+    """Return the inverse of the shrunk covariance (D, D), whose trace is above 0."""
+    identity, mean = torch.eye(len(covariance), dtype=torch.float64), float(covariance.diagonal().mean())
+    share = max(approximate_shrinkage(covariance, samples) if share is None else share, LEAST_SHRINKAGE)
+    shrunk = (1 - share) * (covariance + covariance.T) / (2 * mean) + share * identity
+    return torch.cholesky_inverse(torch.linalg.cholesky(shrunk)) / mean
+
+
+def approximate_shrinkage(covariance: Tensor, samples: float) -> float:
+    """Return the share of the mean diagonal that is expected to bring a covariance (D, D) of Gaussian samples nearest to the true one."""
+    square, mean = float(covariance.square().mean()), float(covariance.diagonal().mean())
+    excess = (samples + 1) * (square - mean**2 / len(covariance))
+    return 1.0 if excess <= 0 else min(1.0, (square + mean**2) / excess)
+
+
+def _sums_of(features: Tensor, given_labels: Tensor, num_classes: int, chosen: Tensor | None = None) -> ClassSums:
+    """Return the sums over all rows, or over those where `chosen` (N,) bool is set, without a float64 copy of them all."""
+    width = features.shape[1]
+    shapes = ((num_classes,), (num_classes, width), (width, width))
+    total = ClassSums(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+    for rows in _chunks(len(features)):
+        kept = slice(None) if chosen is None else chosen[rows]
+        total = total + class_sums(features[rows][kept], given_labels[rows][kept], num_classes)
+    return total
+
+
+def choose_depth(
+    train: Sequence[Tensor],
+    train_labels: Tensor,
+    held: Sequence[Tensor] | None,
+    held_labels: Tensor | None,
+    num_classes: int,
+    settings: Settings,
+) -> Depth:
+    """Return the depth whose features tell the given labels best: `train` and `held` have one (n, D_b) and (m, D_b) for each, from the first layer on.
+
+    Best is what predicts the given labels (m,) of the held-out images; of depths that do so about as well (within a standard error) the last. Without such
+    images it is the depth whose margins form the clearest two groups. Raises InputError when there is no depth.
+    """
+    if not train:
+        raise InputError("the model has no depth at which features could be taken: choose another --detector")
+    found = (discriminant(features, train_labels, num_classes, settings) for features in train)
+    if held is None or held_labels is None or not len(held_labels):
+        gaps = tuple(separation(each.margins(features, train_labels)) for each, features in zip(found, train, strict=True))
+        return Depth(max(range(len(gaps)), key=lambda index: (gaps[index], index)), gaps, "separation")
+    right = torch.stack([each.predict(features) == held_labels for each, features in zip(found, held, strict=True)]).double()
+    accuracies = right.mean(dim=1)
+    behind = right[int(accuracies.argmax())] - right
+    error = behind.std(dim=1, correction=0) / len(held_labels) ** 0.5
+    index = int((behind.mean(dim=1) <= error).nonzero().max())
+    return Depth(index, tuple(accuracies.tolist()), "held-out")
+
+
+def separation(margins: Tensor) -> float:
+    """Return how far apart the margins (N,) above and below 0 lie: the difference of their means over the root of their mean variance.
+
+    0 where nearly all are on one side: a network that fits every label separates nothing.
+    """
+    wrong = margins > 0
+    above, below = margins[wrong].double(), margins[~wrong].double()
+    if min(len(above), len(below)) < max(2, LEAST_SIDE * len(margins)):
+        return 0.0
+    spread = float((above.var() + below.var()) / 2) ** 0.5
+    return float(above.mean() - below.mean()) / spread if spread > 0 else float("inf")
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
