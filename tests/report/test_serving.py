@@ -163,18 +163,20 @@ def test_a_second_server_on_the_same_run_is_told_so(server):
     assert not (repaired() / ".review.lock").exists()
 
 
-def test_the_command_serves_until_it_is_stopped(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_stopped(sent, tmp_path):
     folder = copy_of(repaired(), tmp_path / "run")
-    done = subprocess.Popen([sys.executable, "-m", "fspmu", "review", str(folder), "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        address = done.stdout.readline().split()[-1]
-        port = int(address.split(":")[2].partition("/")[0])
-        with socket.create_connection(("127.0.0.1", port), 20):
-            pass
-        os.kill(done.pid, signal.SIGINT)
-        out, err = done.communicate(timeout=20)
-    finally:
-        done.kill()
+    command = [sys.executable, "-m", "fspmu", "review", str(folder), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as done:
+        try:
+            address = done.stdout.readline().split()[-1]
+            port = int(address.split(":")[2].partition("/")[0])
+            with socket.create_connection(("127.0.0.1", port), 20):
+                pass
+            os.kill(done.pid, sent)
+            out, err = done.communicate(timeout=60)
+        finally:
+            done.kill()
     assert done.returncode == 0 and "stopped; everything" in out and err == ""
     assert not (folder / ".review.lock").exists()
 
