@@ -61,6 +61,7 @@ def without_seconds(report):
     return {key: report[key] for key in ("samples", "wrong_share", "left_out", "refused", "looked")} | {"rows": rows}
 
 
+@pytest.mark.slow
 def test_a_grid_killed_in_the_middle_of_a_survey_ends_in_the_table_of_an_undisturbed_one(tmp_path, capsys, monkeypatch):
     grid, out = tiny(), tmp_path / "grid"
     monkeypatch.setitem(GRIDS, "tiny", grid)
