@@ -21,7 +21,6 @@ from fspmu.data.split import Split
 from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import label_issues, to_cleanlab
 from fspmu.detection.splitting import SplitSettings
-from fspmu.detection.three_way import clean_above
 from fspmu.engine.checkpoint import load_tensors
 from fspmu.engine.handing_back import like, weights_hash
 from fspmu.engine.inference import accuracy_of, predict
@@ -249,7 +248,7 @@ def issues_of(mended: Mended, taken: Taken, asked: Asked, run: Run, decided: Dec
         aside = replace(run, folder=None, notices=list(run.notices), lines=[], _uncounted=[0, 0])  # what it saves and remarks is about another set
         judged = find_label_issues(taken.model, taken.images, **_wanted(taken, asked), truth=asked.truth, looked=looked, run=aside)
         clean = torch.where(held, judged.split.clean_probability, clean)
-        trusted = Split(split.retain | held & clean_above(clean, asked.split.threshold, asked.split.margin), split.forget, clean)
+        trusted = Split(split.retain | held & asked.split.clean(clean), split.forget, clean)
     else:
         trusted = forget_set(taken, asked)
         trusted = trusted if decided is None else decide_split(trusted, decided)

@@ -1,5 +1,7 @@
 """A page in a real browser, for tests: what it says, and everything that it should not have done."""
 
+import csv
+import io
 import json
 import shutil
 import time
@@ -65,3 +67,8 @@ class Page:
             self.tab.locator(f"dl [data-export={kind}]").click()
         with open(started.value.path(), encoding="utf-8", newline="") as opened:
             return started.value.suggested_filename, opened.read()
+
+
+def rows_of(text):
+    """Return the rows of a table that the page wrote."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from browser_tab import Page, browser, needs_browser, playwright
+from browser_tab import Page, browser, needs_browser, playwright, rows_of
 from sample_payload import sample_payload
 
 from fspmu.report.page import render_page
@@ -27,10 +27,6 @@ def page(browser, file):
     yield opened
     opened.context.close()
     assert not opened.wrong, "nothing is reported, asked or fetched, whatever names say"
-
-
-def rows_of(text):
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def plain(cell):

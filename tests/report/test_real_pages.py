@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from browser_tab import Page, browser, needs_browser
+from browser_tab import Page, browser, needs_browser, rows_of
 from PIL import Image
 from safetensors.numpy import load_file
 from sample_payload import HOSTILE
@@ -32,10 +32,6 @@ def report(tmp_path_factory):
     return write_report(folder)
 
 
-def rows_of(text):
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
 def test_from_a_cell_of_the_matrix_to_a_better_repair(browser, report, tmp_path):
     page = Page(browser, report)
     page.go("#matrix")
@@ -49,7 +45,7 @@ def test_from_a_cell_of_the_matrix_to_a_better_repair(browser, report, tmp_path)
     before = page.text("#threshold-suspects")
     page.tab.locator("#threshold").focus()
     page.press(*["ArrowLeft"] * 5)
-    assert page.text("#threshold-suspects") != before
+    page.until(f"document.querySelector('#threshold-suspects').textContent.replaceAll(',', '') !== '{before}'")
     page.go("#review")
     page.tab.locator(".tile").first.click()
     page.press("a", "x", "d", "a", "z")

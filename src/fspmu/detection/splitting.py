@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fspmu.data.split import Split
-from fspmu.detection.three_way import clean_above, wrong_at_most
 from fspmu.errors import check_share
 
 
@@ -21,6 +20,14 @@ class SplitSettings:
     margin: float = 0.0
     """Distance of P(clean) from the threshold up to which a label is neither retained nor forgotten. 0: every label is one or the other."""
 
+    def clean(self, clean_probability: Tensor) -> Tensor:
+        """Return which labels are clean enough to learn from, (N,) bool, of P(clean) (N,); NaN is not."""
+        return clean_probability > self.threshold + self.margin
+
+    def wrong(self, clean_probability: Tensor) -> Tensor:
+        """Return which labels are wrong enough to forget, (N,) bool, of P(clean) (N,): with margin 0 those that are not clean enough to learn from."""
+        return clean_probability <= self.threshold - self.margin
+
 
 def forget_memorised(split: Split, early: Tensor, settings: SplitSettings) -> Split:
     """Return the split in which what is retained is forgotten too where P(clean) by an early network, (N,), is not above the threshold.
@@ -28,7 +35,7 @@ def forget_memorised(split: Split, early: Tensor, settings: SplitSettings) -> Sp
     Forgotten and then learned again: the forget set is a part of the retain set, and what is in neither was left out of training already. P(clean) is the
     lower of both, so that whatever either calls wrong counts as an issue.
     """
-    return Split(split.retain, split.retain & wrong_at_most(early, settings.threshold, settings.margin), torch.minimum(split.clean_probability, early))
+    return Split(split.retain, split.retain & settings.wrong(early), torch.minimum(split.clean_probability, early))
 
 
 def split_at(clean_probability: Tensor, score: Tensor, given_labels: Tensor, num_classes: int, settings: SplitSettings) -> Split:
@@ -40,8 +47,7 @@ def split_at(clean_probability: Tensor, score: Tensor, given_labels: Tensor, num
     """
     check_share(settings.threshold, "--threshold")
     check_share(settings.margin, "--margin")
-    retain = clean_above(clean_probability, settings.threshold, settings.margin)
-    forget = wrong_at_most(clean_probability, settings.threshold, settings.margin)
+    retain, forget = settings.clean(clean_probability), settings.wrong(clean_probability)
     kept = torch.bincount(given_labels[retain], minlength=num_classes)
     for label in (kept == 0).nonzero().squeeze(1).tolist():
         members = (given_labels == label).nonzero().squeeze(1)

@@ -42,10 +42,9 @@ class ReviewServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = False
 
-    def __init__(self, folder: Path, compare: Sequence[Path], port: int) -> None:
-        self.folder, self.compare = folder, compare
+    def __init__(self, folder: Path, compare: Sequence[Path], payload: Json, port: int) -> None:
+        self.folder, self.compare, self.payload = folder, compare, payload
         self.token = secrets.token_urlsafe(32)
-        self.payload = build_payload(folder, compare)
         self.saving = threading.Lock()
         super().__init__((HOST, port), _Handler)
 
@@ -75,7 +74,7 @@ def open_review(run: Path, compare: Sequence[Path] = (), port: int = 0) -> Itera
     Raises InputError for a folder that holds no repair, one that is served already, or a port that cannot be had.
     """
     folder = run.expanduser().resolve()
-    build_payload(folder, compare)
+    payload = build_payload(folder, compare)
     lock = FileLock(folder / ".review.lock")
     try:
         lock.acquire(timeout=0)
@@ -85,7 +84,7 @@ def open_review(run: Path, compare: Sequence[Path] = (), port: int = 0) -> Itera
         raise InputError(f"cannot write to {folder}: {error.strerror}; a review is saved there") from None
     try:
         try:
-            server = ReviewServer(folder, compare, port)
+            server = ReviewServer(folder, compare, payload, port)
         except OSError as error:
             raise InputError(f"--port {port} cannot be had: {error.strerror}; give another, or 0 for any that is free") from None
         with server:

@@ -12,7 +12,6 @@ from torch import Tensor
 from fspmu.data.split import Split
 from fspmu.detection.evidence import Component, Evidence
 from fspmu.detection.splitting import SplitSettings, forget_memorised, split_at
-from fspmu.detection.three_way import clean_above
 from fspmu.errors import DetectionWarning
 from fspmu.stages.choosing import Choice
 
@@ -61,7 +60,7 @@ def split_judged(judged: Judged, given_labels: Tensor, num_classes: int, choice:
 
 def kept_by_floor(judged: Judged, split: Split, settings: SplitSettings) -> Tensor:
     """Return which samples are retained only because their class would be lost, (M,) bool."""
-    return split.retain & ~clean_above(judged.clean, settings.threshold, settings.margin)
+    return split.retain & ~settings.clean(judged.clean)
 
 
 def final_score(judged: Judged, split: Split) -> Tensor:
