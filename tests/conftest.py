@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A slow machine is no counter-example.
+settings.register_profile("any machine")
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def test_by_hand():
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(2, 12), st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_closed_form(samples, classes, width, seed):
     features, probabilities = make_case(samples, classes, width, seed)
     expected = np.zeros((classes, width))
@@ -42,7 +42,7 @@ def test_closed_form(samples, classes, width, seed):
 
 
 @given(st.integers(0, 2**31), st.integers(1, 60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_order_and_batch_size_do_not_matter(seed, size):
     features, probabilities = (torch.tensor(part, dtype=torch.float32) for part in make_case(60, 5, 7, seed))
     whole = centroid_sums(features, probabilities)
@@ -84,7 +84,7 @@ def test_what_does_not_belong_together_is_refused(features, probabilities):
 
 
 @given(st.integers(2, 40), st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_weights_are_samples_that_stand_there_as_often(samples, seed):
     features, probabilities = (torch.tensor(part) for part in make_case(samples, 4, 6, seed))
     times = torch.randint(0, 4, (samples,), generator=torch.Generator().manual_seed(seed))

@@ -24,7 +24,7 @@ from fspmu.detection.cuts import CUTS
 from fspmu.detection.label_issues import COLUMNS
 from fspmu.unlearning import METHODS
 
-PRETRAIN = ["pretrain", "--dataset", "digits", "--noise-mode", "sym", "--noise-rate", "0.4", "--epochs", "6", "--seed", "3", "--precision", "fp32", "--json"]
+PRETRAIN = "pretrain --dataset digits --limit 900 --noise-mode sym --noise-rate 0.4 --epochs 6 --seed 3 --precision fp32 --json".split()
 
 
 def command(*arguments):
@@ -97,7 +97,7 @@ def test_pretrain_prints_one_json_object_and_writes_the_run_folder(trained):
     assert history.shape == (6, record["data"]["train"]) and history.dtype == "float16"
 
 
-def test_kill_9_and_resume_ends_in_the_same_weights(trained, tmp_path):
+def test_kill_9_and_resume_ends_in_the_same_weights(trained, tmp_path, capsys):
     folder, _ = trained
     out = tmp_path / "killed"
     code, err = kill_after(2, out / "metrics.jsonl", *PRETRAIN, "--out", out, with_signal=signal.SIGTERM)
@@ -106,24 +106,23 @@ def test_kill_9_and_resume_ends_in_the_same_weights(trained, tmp_path):
     assert code == -signal.SIGKILL and not (out / "done").exists()
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 5, "loss"')  # what a kill in the middle of a write leaves
-    run(*PRETRAIN, "--out", out, "--resume")
+    in_process(capsys, *PRETRAIN, "--out", out, "--resume")
     assert digest(out / "model.safetensors") == digest(folder / "model.safetensors")
     assert digest(out / "sample_history.safetensors") == digest(folder / "sample_history.safetensors")
     assert (out / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
     before = {path.name: digest(path) for path in out.iterdir()}
-    run(*PRETRAIN, "--out", out, "--resume")
+    in_process(capsys, *PRETRAIN, "--out", out, "--resume")
     assert {path.name: digest(path) for path in out.iterdir()} == before, "a finished run is left as it is"
 
 
-def test_unlearning_killed_and_resumed_ends_in_the_same_weights(trained, tmp_path):
+def test_unlearning_killed_and_resumed_ends_in_the_same_weights(trained, tmp_path, capsys):
     folder, _ = trained
-    arguments = ["unlearn", folder, "--method", "fspmu", "--detector", "gmm", "--precision", "fp32"]
+    arguments = ["unlearn", folder, "--method", "fspmu", "--detector", "gmm", "--epochs", "6", "--forget-epochs", "3", "--precision", "fp32"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = subprocess.Popen(command(*arguments, "--out", whole), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     code, _ = kill_after(2, killed / "metrics.jsonl", *arguments, "--out", killed)
     assert code == -signal.SIGKILL and not (killed / "done").exists()
-    run(*arguments, "--out", killed, "--resume")
-    assert process.wait() == 0
+    for place in (["--out", killed, "--resume"], ["--out", whole]):
+        in_process(capsys, *arguments, *place)
     for name in ("model.safetensors", "predictions.safetensors", "split.safetensors", "label_issues.csv", "metrics.jsonl"):
         assert digest(killed / name) == digest(whole / name), name
     record = json.loads((whole / "record.json").read_text())
@@ -220,10 +219,10 @@ def test_help_follows_detector_and_cut(capsys, monkeypatch):
 
 
 def test_detect_with_another_detector_and_another_cut(trained, tmp_path, capsys):
-    """In a process: names, settings, and where in the network was looked, all in the record; the same command again changes nothing."""
+    """Names, settings, and where in the network was looked, all in the record; the same command again changes nothing."""
     folder = trained[0]
     wish = ["detect", folder, "--detector", "feature-margin", "--cut", "otsu", "--views", "2", "--threshold", "0.4", "--precision", "fp32"]
-    record = json.loads(run(*wish, "--out", tmp_path / "found", "--json").stdout)
+    record = json.loads(in_process(capsys, *wish, "--out", tmp_path / "found", "--json")[1])
     config, found = record["config"], record["detection"]
     assert (config["detector"], config["cut"], config["detector_settings"]["views"]) == ("feature-margin", "otsu", 2)
     assert config["split"]["threshold"] == 0.4 and config["cut_settings"] == found["cut_settings"] and found["cut"] == "otsu"

@@ -60,7 +60,7 @@ cases = st.tuples(st.integers(1, 9), st.integers(2, 7), st.integers(2, 8), st.in
 
 
 @given(cases, st.sampled_from([0.25, 0.5]), st.sampled_from([0.5, 1.0, 4.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_forget_loss_and_its_gradients(shape, t, temperature):
     case, batch, eta, zeta = make_case(*shape), shape[0], 1.3, 0.7
     logits, features = leaf(case["logits"]), leaf(case["features"])
@@ -80,7 +80,7 @@ def test_forget_loss_and_its_gradients(shape, t, temperature):
 
 
 @given(cases)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_retain_loss_and_its_gradients(shape):
     case, batch, gamma, delta = make_case(*shape), shape[0], 1.7, 500.0
     logits, features = leaf(case["logits"]), leaf(case["features"])
@@ -187,7 +187,7 @@ def test_attraction_takes_each_samples_own_centroid():
 
 
 @given(cases)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_margins(shape):
     case = make_case(*shape)
     logits, labels = case["logits"], case["labels"]
@@ -200,7 +200,7 @@ def test_margins(shape):
 
 
 @given(cases)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_that_count_for_more(shape):
     """A mean by whole weights is that over rows which stand there as often; gradients too."""
     case, batch = make_case(*shape), shape[0]
@@ -228,7 +228,7 @@ def test_rows_that_count_for_more(shape):
 
 
 @given(cases, st.sampled_from([0.3, 0.5, 1.0]), st.sampled_from([0.0, 0.4, 0.7]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_consistency_and_its_gradients(shape, sharpening, confidence):
     case = make_case(*shape)
     first, second = leaf(case["logits"]), leaf(case["teacher"])

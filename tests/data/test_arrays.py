@@ -118,7 +118,7 @@ def test_known_sets():
 
 
 @given(st.sampled_from(["NHW", "NHWC", "NCHW"]), st.sampled_from([1, 3, 4]), st.booleans(), st.sampled_from(["uint8", "float", "int64"]), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_arrays_of_every_layout_keep_their_pixels(layout, channels, tensor, kind, seed):
     pixels = draw(5, channels if layout != "NHW" else 1, 6, 7, seed=seed)
     given_pixels = {"NHW": pixels[:, 0], "NHWC": pixels.transpose(0, 2, 3, 1), "NCHW": pixels}[layout]
@@ -328,7 +328,7 @@ def test_a_local_hub_set_leaves_nothing_behind(tmp_path, monkeypatch, storage):
 
 
 @given(st.lists(st.integers(0, 5), max_size=12), st.lists(st.integers(0, 5), max_size=12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_duplicates_are_every_test_image_that_was_trained_on(train, test):
     pairs = duplicates_between(torch.tensor(train, dtype=torch.int64), torch.tensor(test, dtype=torch.int64))
     assert pairs == [(train.index(value), row) for row, value in enumerate(test) if value in train]

@@ -25,7 +25,7 @@ def make_images(count, preprocessing=PLAIN, side=4):
 
 
 @given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 4), st.booleans(), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_views_equal_one_image_at_a_time(count, channels, height, width, padding, mirror, seed):
     pixels = torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=seeded(seed))
     views = draw_views(count, Preprocessing(augment="crop-flip" if mirror else "crop", padding=padding), seeded(seed))
@@ -74,7 +74,7 @@ def test_the_generator_alone_decides():
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_normalise(count, channels, side, seed):
     draw = np.random.default_rng(seed)
     mean, std = draw.uniform(0, 1, channels), draw.uniform(0.05, 1, channels)
@@ -88,7 +88,7 @@ def test_normalise(count, channels, side, seed):
 
 
 @given(st.integers(0, 40), st.integers(1, 12), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_sample_once(count, size, shuffled):
     images = make_images(50)
     indices = torch.arange(count) + 7

@@ -12,7 +12,7 @@ from fspmu.data.images import Images
 from fspmu.errors import InputError
 
 NAMES = st.lists(st.text("abcXYZ019_ é", min_size=1, max_size=5), min_size=1, max_size=8, unique=True)
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 def images_of(names, labels):

@@ -132,7 +132,7 @@ def test_only_an_apostrophe_before_a_formula_is_taken_off():
     assert [unprefixed(cell) for cell in cells] == ["=1", "-a", "'tis", "''", "'", "=1", "a'=b", "+1", "@x"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_id_and_class_survives_a_csv_file(tmp_path_factory, data):
     text = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=6)

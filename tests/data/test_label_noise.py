@@ -42,7 +42,7 @@ def inject(source, seed=0, **options):
     st.integers(0, 2**31),
     st.integers(1, 150),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_holds_for_every_mode(mode, generator, rate, seed, count):
     if mode in ("instance", "subclass"):
         generator, rate = "torch", rate / 5

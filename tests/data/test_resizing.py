@@ -19,7 +19,7 @@ def picture(height, width, seed=0, mode="RGB"):
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["bilinear", "bicubic"]), st.sampled_from([1.0, 0.95, 0.875]), st.sampled_from([32, 65]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pixels_are_those_of_timms_transform(height, width, interpolation, crop_pct, side):
     timm = pytest.importorskip("timm")
     image = picture(height, width, seed=height * 300 + width)
@@ -29,7 +29,7 @@ def test_pixels_are_those_of_timms_transform(height, width, interpolation, crop_
 
 
 @given(st.integers(2, 200), st.integers(2, 200), st.integers(5, 40), st.integers(5, 40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_just_covering_is_timms_too(height, width, rows, columns):
     timm = pytest.importorskip("timm")
     image = picture(height, width)

@@ -77,7 +77,7 @@ def test_it_stands_where_a_tensor_stands(both):
 
 
 @given(st.lists(st.integers(0, COUNT - 1), max_size=20), st.lists(st.integers(0, 10**6), max_size=10))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_subsets_of_subsets(both, chosen, again):
     kept, streamed = (images.subset(torch.tensor(chosen, dtype=torch.int64)) for images in both)
     again = torch.tensor([row % len(chosen) for row in again] if chosen else [], dtype=torch.int64)

@@ -98,7 +98,7 @@ def test_the_features_set_the_level_of_a_class_and_the_others_only_the_order_wit
     torch.testing.assert_close(join(leading, [other + 7 * labels], labels, 2, 1.0), found)  # a class as a whole says nothing
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 5))
 def test_order_and_names_do_not_matter_and_few_samples_do_no_harm(seed, samples, classes):
     generator = torch.Generator().manual_seed(seed)

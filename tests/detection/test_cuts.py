@@ -90,7 +90,7 @@ def test_equal_scores_say_nothing(name, value, count):
         assert torch.equal(cut(name, torch.full((count,), value)), torch.ones(count))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(list(CUTS)),
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=6) | st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0]), min_size=1, max_size=60),
@@ -108,7 +108,7 @@ def test_any_few_scores_give_probabilities_that_never_rise(name, scores, classes
             assert (ordered.diff() <= 0).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.sampled_from(MONOTONE),
     st.integers(2, 400),
@@ -126,7 +126,7 @@ def test_a_higher_score_never_looks_cleaner(name, count, rate, distance, loss_li
         assert (clean[members][score[members].argsort(stable=True)].diff() <= 0).all()
 
 
-@settings(max_examples=14, deadline=None)
+@settings(max_examples=14)
 @given(
     st.sampled_from([*MOVED, "sign"]),
     st.floats(1e-3, 1e3),
@@ -183,7 +183,7 @@ def textbook_otsu(values):
     return max(found)[1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-50, 50).map(lambda x: round(x, 2)), min_size=2, max_size=40))
 def test_otsu_is_the_textbook_threshold(scores):
     values = np.array(scores)

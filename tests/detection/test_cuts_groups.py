@@ -73,7 +73,7 @@ def test_sets_are_fitted_apart_from_one_another():
             torch.testing.assert_close(both[row], alone[0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4000), st.sampled_from([16, 160]), st.integers(0, 5))
 def test_condensed_scores_keep_their_sum_and_their_ends(count, most, seed):
     score = tensor(np.random.default_rng(seed).standard_t(2, count))
@@ -90,7 +90,7 @@ def test_no_point_bridges_a_gap():
     assert not ((points > 1.2) & (points < 8.8)).any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 9), st.sampled_from(sorted({*ONE, *TWO})))
 def test_bent_axes_rise_and_know_their_slope(seed, bend):
     points = tensor(np.random.default_rng(seed).gumbel(size=400)).sort().values[None]

@@ -90,7 +90,7 @@ def test_it_finds_wrong_labels_and_refinement_helps():
     assert (found.numpy() == wrong).mean() > 0.85
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 60), st.integers(2, 5))
 def test_order_of_samples_names_of_classes_and_scale_do_not_matter(seed, samples, classes):
     features, labels, _ = cloud(samples, classes, 3, seed, 0.3)

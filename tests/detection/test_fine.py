@@ -14,7 +14,7 @@ def score(features, labels, classes):
     return fine.score(Evidence(labels, classes, features=features), fine.Settings(), torch.Generator())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 4), st.integers(1, 12))
 def test_it_is_the_first_singular_vector_of_every_class(seed, samples, classes, width):
     generator = torch.Generator().manual_seed(seed)

@@ -110,7 +110,7 @@ def test_given_labels_settle_whether_classes_are_names_or_numbers(tmp_path):
         assert rows(read(table, names=names).forget) == WRONG
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     data=st.data(),
     names=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=6), min_size=2, max_size=4, unique=True),

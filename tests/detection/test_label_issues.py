@@ -90,7 +90,7 @@ def test_a_table_of_cleanlab_is_a_forget_set():
     assert (split.forget == (images.given_labels != truth)).float().mean() > 0.95
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(names=st.lists(st.text(min_size=1, max_size=5), min_size=2, max_size=5, unique=True), seed=st.integers(0, 99))
 def test_labels_of_any_name_become_their_numbers(names, seed):
     _, images, _, _, table = make(12, seed, tuple(names))

@@ -105,7 +105,7 @@ def test_scores_that_are_equal_but_for_a_few(monkeypatch):
     assert (cut(values) < 0.5).nonzero().flatten().tolist() == [99_997, 99_998, 99_999]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_stream_of_batches_gives_the_table_of_the_whole(tmp_path_factory, data):
     count, classes = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 5))

@@ -47,7 +47,7 @@ def test_it_finds_wrong_labels():
     assert roc_auc_score(wrong, score(features, labels, 3)) > 0.93
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 5), st.integers(1, 50), st.booleans())
 def test_order_names_and_chunks_do_not_matter(seed, samples, classes, neighbours, weighted):
     features, labels = draw(samples, classes, 3, seed)

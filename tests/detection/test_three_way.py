@@ -20,7 +20,7 @@ def split_of(clean, labels, **changes):
 
 
 @given(samples, shares, st.floats(0, 0.5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_label_is_in_one_of_three_parts(drawn, threshold, margin):
     clean, labels = map(list, zip(*drawn, strict=True))
     split = split_of(clean, labels, threshold=threshold, margin=margin)
@@ -34,7 +34,7 @@ def test_every_label_is_in_one_of_three_parts(drawn, threshold, margin):
 
 
 @given(samples, shares, st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_margin_is_the_one_threshold(drawn, threshold, floor):
     clean, labels = map(list, zip(*drawn, strict=True))
     split = split_of(clean, labels, threshold=threshold, class_floor=floor)
@@ -44,7 +44,7 @@ def test_no_margin_is_the_one_threshold(drawn, threshold, floor):
 
 
 @given(samples, shares, st.floats(0, 0.4), st.floats(0, 0.4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_wider_margin_takes_from_both(drawn, threshold, margin, more):
     clean, labels = map(list, zip(*drawn, strict=True))
     narrow, wide = (split_of(clean, labels, threshold=threshold, margin=value) for value in (margin, margin + more))

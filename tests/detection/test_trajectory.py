@@ -56,7 +56,7 @@ def test_squashing_helps_where_some_margins_are_huge():
     assert roc_auc_score(wrong, disagreement(history, Settings())) > roc_auc_score(wrong, -history.mean(dim=0)) + 0.01
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 20), st.sampled_from(["mean-margin", "wrong-events"]))
 def test_each_sample_counts_for_itself(seed, epochs, samples, kind):
     generator = torch.Generator().manual_seed(seed)

@@ -21,7 +21,7 @@ def test_it_is_minus_the_margin_of_either_kind():
     assert found.tolist() == [-2.0, 1.0, -0.5] and found.dtype == torch.float32
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(1, 20), st.integers(2, 6))
 def test_above_zero_is_where_another_label_has_more(seed, samples, classes):
     generator = torch.Generator().manual_seed(seed)

@@ -399,7 +399,7 @@ def test_a_spoilt_entry_is_named(timm_run, hf_run, tmp_path, home):
         load(tmp_path / "run")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(16, 1024), st.integers(0, 512), st.floats(0.5, 1) | st.none())
 def test_timm_resizes_to_what_the_geometry_says(side, more, crop_pct):
     words = timm_geometry(Geometry((side, side), 3, "shortest", side + more), crop_pct)
@@ -442,7 +442,7 @@ def test_flags_of_another_structure_are_refused():
         restore_flags(Net(), nn.Linear(2, 2))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]), st.integers(0, 5))
 def test_a_hash_names_the_weights_and_nothing_else(dtype, seed):
     torch.manual_seed(seed)

@@ -172,7 +172,7 @@ def test_a_hostile_name_is_shown_and_not_obeyed(name):
             compile(token.content, "card", "exec")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(st.characters(codec=None), max_size=30))
 def test_any_name_survives_as_one_cell_and_as_yaml(name):
     card = model_card(replace(FACTS, title=name, data=name, forgotten_by_class={name: (5, 10)}, measured=TRUSTED))
@@ -182,7 +182,7 @@ def test_any_name_survives_as_one_cell_and_as_yaml(name):
     assert told["name"] == (plain(name) or "repaired model") and told["results"][0]["dataset"]["name"] == (plain(name) or "images")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(st.characters(codec=None)))
 def test_an_escaped_text_is_one_printable_line(text):
     for shown in (escape(text), escape_all(text)):
@@ -196,7 +196,7 @@ def test_the_hub_accepts_the_card():
     assert card.data.eval_results[0].metric_value == 0.8 and card.data.license == "apache-2.0" and card.text.strip().startswith("# my birds")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_an_interval_holds_the_share_and_stays_within_zero_and_one(samples, share):
     low, high = wilson_interval(share, samples)

@@ -62,6 +62,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     assert (tmp_path / "1.txt").read_text() == "LostProcess: another process of this job ended; its own message says why"
 
 
+@pytest.mark.slow
 def test_two_processes_detect_the_same_labels(trained, tmp_path):
     done = launch("-m", "fspmu", "detect", trained, "--device", "cpu", "--precision", "fp32", "--out", tmp_path / "two", "--json")
     assert done.returncode == 0, done.stderr
@@ -78,6 +79,7 @@ def test_two_processes_detect_the_same_labels(trained, tmp_path):
     assert not list((tmp_path / "two").glob(".*")), "no lock and no half-written file is left"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_and_another_number_goes_on(tmp_path):
     flags = [
         "pretrain",
@@ -202,6 +204,7 @@ def test_alone_nothing_is_exchanged():
             alone.complete(rows, torch.tensor(own))
 
 
+@pytest.mark.slow
 def test_a_launcher_for_one_is_one_process(tmp_path):
     lines = (
         "import torch",

@@ -255,7 +255,7 @@ def test_odd_class_names_are_folders_and_no_formulas(tmp_path, name):
 NAME = st.sampled_from(["a.png", "A.png", "b.jpg", "sub/a.png", "a.png/b.jpg", "sub/A.png", "sub.png"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(files=st.lists(st.tuples(st.sampled_from("xyz"), NAME, st.sampled_from("xyz")), min_size=1, max_size=14, unique_by=lambda entry: entry[:2]))
 def test_no_two_files_go_to_one_place(files):
     asked = [File(f"/in/{given}/{name}", "", f"{given}/{name}", given, label) for given, name, label in files]
@@ -267,7 +267,7 @@ def test_no_two_files_go_to_one_place(files):
         assert move.source == file.path and move.target.startswith(f"{file.label}/") and os.path.splitext(move.target)[1] == os.path.splitext(file.name)[1]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(new=st.lists(st.sampled_from(["cat", "dog", None]), min_size=6, max_size=6))
 def test_whatever_is_decided_is_what_is_read_back(tmp_path_factory, new):
     place = tmp_path_factory.mktemp("any")

@@ -85,19 +85,19 @@ def test_step_1_saves_what_the_tree_of_the_readme_shows(saved):
     assert json.loads((weight / "net" / NAME / "config.json").read_text())["config"]["settings"]["epochs"] == 3  # 0..2
 
 
-def test_step_2_finds_the_run_by_its_selectors(saved):
+def test_step_2_finds_the_run_by_its_selectors(saved, call):
     before = set(files_below(saved.parents[1]))
-    done = launch("unlearning.py", STEP_2 + " --e_r 2 --e_n 1 --tsne 2", saved)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"before +last +best\*", done.stdout) and "* picked on test data" in done.stdout and "positive = wrong label" in done.stdout
+    code, out, err = call("unlearning.py", STEP_2 + " --e_r 2 --e_n 1 --tsne 2", saved)
+    assert code == 0, err
+    assert re.search(r"before +last +best\*", out) and "* picked on test data" in out and "positive = wrong label" in out
     for figure in ("precision", "recall", "F1", "AUC", "retain purity", "clean recall"):
-        assert re.search(rf"{figure} \(%\) +\d+\.\d\d", done.stdout), figure
-    assert "forget set, with the given labels (should fall)" in done.stdout and "samples forward" in done.stdout
-    assert "unlearn-fspmu-gmm" in done.stdout
-    assert "no weights saved" in done.stdout
+        assert re.search(rf"{figure} \(%\) +\d+\.\d\d", out), figure
+    assert "forget set, with the given labels (should fall)" in out and "samples forward" in out
+    assert "unlearn-fspmu-gmm" in out
+    assert "no weights saved" in out
     pictures = {f"weight/TSNE/{NAME}-unlearn-fspmu-gmm-e_n1-e_r2.{kind}" for kind in ("png", "svg")}
     assert set(files_below(saved.parents[1])) - before == pictures
-    assert all(f"picture: {saved.parents[1] / picture}\n" in done.stdout for picture in pictures)
+    assert all(f"picture: {saved.parents[1] / picture}\n" in out for picture in pictures)
 
 
 def test_a_saved_run_is_not_done_again(saved, call):

@@ -104,7 +104,7 @@ def read_ids():
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_split_follows_each_decision(data):
     n = data.draw(st.integers(1, 12))
     masks = [torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n))) for _ in range(2)]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fspmu.data.sources import DataOptions
 from fspmu.errors import InputError
 from fspmu.experiments.experiment import Compute, Pretrain
 from fspmu.experiments.pipeline import pretrain
@@ -16,7 +17,7 @@ def test_testing_now_and_then_changes_no_weight(method, changes, tmp_path):
     runs = {}
     for every in (1, 2):
         compute = Compute(device="cpu", precision="fp32", out=tmp_path / f"{every}", test_every=every)
-        runs[every] = pretrain(Pretrain(method=method, settings=kind(**changes), compute=compute))
+        runs[every] = pretrain(Pretrain(method=method, data=DataOptions(limit=300), settings=kind(**changes), compute=compute))
     logged = [[("test_accuracy" in json.loads(line)) for line in (run.folder / "metrics.jsonl").read_text().splitlines()] for run in runs.values()]
     epochs = changes["epochs"]
     assert logged == [[True] * epochs, [epoch % 2 == 0 or epoch == epochs for epoch in range(1, epochs + 1)]]

@@ -220,7 +220,7 @@ def test_a_part_that_makes_no_rows_is_refused_in_a_sentence():
         AtDepths.of(model, [named_block(model, "backbone.0", find_blocks(model, batch(2)))], batch(2))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.booleans())
 def test_pooling_is_a_mean_over_places_wherever_the_channels_are(count, channels, height, width, tokens):
     made = torch.randn(count, channels, height, width, dtype=torch.float64)

@@ -249,7 +249,7 @@ def test_what_a_module_says_of_itself():
     assert what_is_known(timm.create_model("resnet18", num_classes=3, pretrained_cfg_overlay={"label_names": ["x", "y"]}))[0] == ()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(["a", "b", "c"]), max_size=6))
 def test_names_are_told_apart(names):
     unique, notes = unique_names(names)

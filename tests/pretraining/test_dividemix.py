@@ -199,7 +199,7 @@ def test_the_losses_of_warm_up_do_not_count(monkeypatch):
     assert lengths == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5, 5, 5]
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 2), st.sampled_from([1.0, 30.0, 1000.0]))
 def test_the_confidence_penalty(seed, penalty, scale):
     draw = np.random.default_rng(seed)

@@ -90,7 +90,7 @@ def test_the_published_schedule_at_full_size(monkeypatch):
     assert [line["epoch"] for line in run.lines if line["stage"] == "pretraining"] == list(range(1, 302))
 
 
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=50)
 @given(st.lists(masks_of_20, min_size=1, max_size=9), st.integers(1, 6))
 def test_masks_that_agree_are_the_intersection_of_the_last_sets(masks, length):
     recent, sets = Recent(length), []
@@ -107,7 +107,7 @@ def test_of_equally_large_sets_the_most_recent_is_kept():
         assert largest.mask.tolist() == [digit == "1" for digit in kept]
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.integers(0, 3), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4))
 def test_the_search_against_sets_of_numbers(monkeypatch, data, warm_up, mains, agreement, last_sets):
     """Two networks whose P(clean) is anything: who trains on what, and which set of the last ones is chosen."""

@@ -21,7 +21,7 @@ from fspmu.pretraining import dividemix
 from fspmu.pretraining.mixmatch import ViewBatches, guessed_targets, mixmatch_loss, mixmatch_pass, refined_targets, sharpen, unlabelled_weight
 
 SETTINGS = replace(dividemix.Settings(), warm_up=10, tau=0.5, lambda_u=25.0, penalty=0.0, loss_epochs=1)
-EXAMPLES = hypothesis_settings(max_examples=30, deadline=None)
+EXAMPLES = hypothesis_settings(max_examples=30)
 seeds = st.integers(0, 2**32 - 1)
 
 

@@ -11,6 +11,9 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+PATIENCE = 60
+"""Seconds until what a page does counts as not done: a slow machine with two tests at once takes more than five to draw what Plotly is loaded for."""
+playwright.expect.set_options(timeout=1000 * PATIENCE)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
@@ -28,6 +31,7 @@ class Page:
 
     def __init__(self, browser, address, width=1400):
         self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        self.context.set_default_timeout(1000 * PATIENCE)
         self.tab, self.wrong = self.context.new_page(), []
         self.tab.on("console", lambda message: self.wrong.append(message.text) if message.type in ("error", "warning") else None)
         self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
@@ -44,7 +48,7 @@ class Page:
 
     def until(self, condition):
         """Wait for what a script says; the page forbids the strings that playwright's own waiting would evaluate in it."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not self.tab.evaluate(condition):
             assert time.monotonic() < deadline, condition
             self.tab.wait_for_timeout(20)

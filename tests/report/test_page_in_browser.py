@@ -14,8 +14,9 @@ __all__ = ["browser"]
 pytestmark = needs_browser
 
 
-@pytest.fixture(scope="module", params=["plain", "hostile"])
+@pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.slow), "hostile"])
 def file(request, tmp_path_factory):
+    """Return a page whose names attack it; `make test-all` also opens one with names as they should be."""
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
     path.write_text(render_page(sample_payload(hostile=request.param == "hostile")), encoding="utf-8")
     return path

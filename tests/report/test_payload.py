@@ -160,7 +160,7 @@ def test_what_would_make_the_page_too_large_stays_beside_it(tmp_path):
 
 
 @given(arrays(np.float64, st.integers(1, 200), elements=FINITE))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_score_is_in_its_bin(score):
     edges, place = bins_of(score)
     assert 1 <= len(edges) - 1 <= MOST_BINS and (np.diff(edges) > 0).all() and place.min() >= 0 and place.max() < len(edges) - 1
@@ -172,7 +172,7 @@ def test_every_score_is_in_its_bin(score):
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_threshold_disagrees_with_fewer_issues(rows):
     score, issue = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
     best = int(((score > threshold_between(score, issue)) != issue).sum())

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from browser_tab import Page, browser, needs_browser, rows_of
+from browser_tab import PATIENCE, Page, browser, needs_browser, rows_of
 from PIL import Image
 from safetensors.numpy import load_file
 from sample_payload import HOSTILE
@@ -80,7 +80,7 @@ def test_decisions_are_saved_by_the_server_as_they_are_made(browser, tmp_path):
             page.press("a", "x")
             page.says("#progress-words", "2 of")
             review = folder / "review.json"
-            for _ in range(200):
+            for _ in range(40 * PATIENCE):
                 if review.exists() and len(json.loads(review.read_text())["decisions"]) == 2:
                     break
                 page.tab.wait_for_timeout(25)

@@ -185,7 +185,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 
 
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=5, unique_by=lambda row: row[0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_written_is_read_again(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "decisions.csv"
     decisions = [dict(zip(COLUMNS, (name, name, given, new, "accept", given, ""), strict=True)) for name, given, new in rows]

@@ -60,7 +60,7 @@ def row(name, given="cat", suggested="dog"):
     return {"id": name, "given_label": given, "suggested_label": suggested, "label_score": 0.25, "action": "forget"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(NAMES, st.lists(st.tuples(NAMES, NAMES, NAMES), max_size=4), st.lists(NAMES, max_size=4))
 def test_no_name_is_obeyed(name, rows, warnings):
     page = read(summary_html(record(name, warnings), [row(*names) for names in rows]))

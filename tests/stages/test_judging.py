@@ -27,7 +27,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(COUNTS, st.integers(0, 1000))
 def test_intervals_are_those_of_resampled_images(counts, seed):
     before, after = answers(*counts)
@@ -41,7 +41,7 @@ def test_intervals_are_those_of_resampled_images(counts, seed):
     assert found.difference == pytest.approx(found.after - found.before)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.tuples(*[st.integers(150, 900)] * 4))
 def test_intervals_of_many_images_are_nearly_normal(counts):
     before, after = answers(*counts)
@@ -54,7 +54,7 @@ def test_intervals_of_many_images_are_nearly_normal(counts):
     assert found.difference_interval == pytest.approx((found.difference - width, found.difference + width), abs=0.1 * width + 1 / total)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(COUNTS, st.integers(0, 1000))
 def test_a_comparison_is_the_same_each_time_and_whatever_the_order(counts, seed):
     before, after = answers(*counts)
@@ -89,7 +89,7 @@ def test_other_images_cannot_be_compared(first, second):
         compare(torch.ones(first, dtype=torch.bool), torch.ones(second, dtype=torch.bool), seeded())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(COUNTS)
 def test_trusted_labels_ask_for_more_right_answers(counts):
     found = compare(*answers(*counts), seeded())
@@ -100,7 +100,7 @@ def test_trusted_labels_ask_for_more_right_answers(counts):
     assert ("within what chance explains" in sentence) == (kept and found.difference_interval[0] <= 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(COUNTS, st.floats(0.1, 1))
 def test_doubtful_labels_can_only_show_harm(counts, clean):
     found = compare(*answers(*counts), seeded())

@@ -30,7 +30,7 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 
 
 @given(arrays(np.float32, (7, 2), elements=FLOATS), arrays(np.float32, (4, 2), elements=FLOATS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_places_keep_their_order_in_one_box(before, after):
     whole = np.concatenate(quantise(before, after)).astype(int)
     both = np.concatenate([before, after]).astype(float)
@@ -85,7 +85,7 @@ def test_of_too_many_points_those_that_are_wanted_are_shown(monkeypatch):
 
 
 @given(st.integers(2, 30), st.integers(0, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_neighbours_are_those_of_plain_arithmetic(count, seed):
     values, labels = features(count, 4, seed), torch.arange(count) % 2
     near, same = neighbours(Predictions(torch.zeros(count, 2), values), labels, torch.arange(count))

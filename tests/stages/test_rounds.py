@@ -119,7 +119,7 @@ probabilities = st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_
 
 
 @given(probabilities, st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_clean_by_views(rows, seed):
     said, labels = torch.tensor(rows, dtype=torch.float64), torch.randint(0, 3, (len(rows),), generator=torch.Generator().manual_seed(seed))
     usual = [float(said[labels == label, label].mean()) if bool((labels == label).any()) else 0.0 for label in range(3)]
@@ -136,7 +136,7 @@ def test_a_class_that_a_repair_lost_is_not_lost_for_good():
 
 
 @given(probabilities, st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_late_labels(rows, above):
     said, labels = torch.tensor(rows, dtype=torch.float64), torch.arange(len(rows)) % 3
     draw = torch.Generator().manual_seed(len(rows))

@@ -200,7 +200,7 @@ def test_what_is_no_model():
 # ---- what is held out
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=5), st.floats(0, 0.95))
 def test_the_hold_out_takes_its_share_of_each_class(counts, share):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))

@@ -230,7 +230,7 @@ ROUGH = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(ROUGH, ROUGH, st.booleans(), st.floats(0, 1)), min_size=1, max_size=5))
 def test_a_table_is_read_as_it_was_written(tmp_path_factory, rows):
     names, ids, marks, scores = zip(*rows, strict=True)

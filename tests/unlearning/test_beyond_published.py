@@ -93,7 +93,7 @@ def test_weights_are_the_formula():
 
 
 @given(st.integers(0, 10_000), st.floats(0.05, 0.45), st.floats(0.3, 0.95))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_who_takes_part_and_by_how_much(seed, retain_above, forget_above):
     split = graded(seed)
     retained, forgotten = parts_of(split, "clean-probability", retain_above, forget_above)
@@ -167,7 +167,7 @@ def batch_of(first, count, size=None):
 
 
 @given(st.integers(0, 9), st.integers(1, 9), st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_parts_keep_both_views_of_an_image_together(labelled, pairs, count):
     whole = put_beside(batch_of(0, labelled), batch_of(100, pairs), batch_of(200, pairs), 0.3)
     parts = whole.parts(count)
@@ -180,7 +180,7 @@ def test_parts_keep_both_views_of_an_image_together(labelled, pairs, count):
 
 
 @given(st.integers(0, 6), st.integers(1, 6), st.integers(0, 6), st.integers(0, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shares_of_several_processes_are_the_mean_of_the_whole(mine, theirs, my_pairs, their_pairs):
     rows, pairs = mine + theirs, my_pairs + their_pairs
     values = torch.rand(300, generator=torch.Generator().manual_seed(0))
@@ -249,7 +249,7 @@ def test_what_is_to_be_expected_of_forgotten_labels():
 
 
 @given(st.floats(0, 1), st.lists(st.floats(0, 1), min_size=1, max_size=9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_which_epoch_is_kept(level, seen):
     kept, model = Kept(level), torch.nn.Linear(1, 1)
     for epoch, value in enumerate(seen, 1):

@@ -62,7 +62,7 @@ def test_a_small_step_is_left_alone():
     assert fit(gentle, make_model(), make_images(), make_split(), run_of()) == (gentle, "")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.floats(-3, 0), st.floats(-3, 3), st.booleans(), st.integers(0, 5))
 def test_a_large_step_is_brought_down_to_the_bound_and_no_further(scale, rate, norm, seed):
     model, images, split = make_model(10**scale, norm), make_images(), make_split()

@@ -1,6 +1,5 @@
 """How good a detection is, where the truth is known. Positive = WRONG label, everywhere."""
 
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from fspmu.data.split import Split
@@ -12,6 +11,8 @@ def detection_quality(score: Tensor, split: Split, given_labels: Tensor, true_la
     All (N,); score HIGH = looks wrong. A sample is found when it is forgotten or not retained. AUC and average precision are of the score alone, and of no
     cut. A ratio over nothing is None.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # two seconds of import, which no --help should cost
+
     wrong, found = given_labels != true_labels, split.forget | ~split.retain
     hits = int((wrong & found).sum())
     precision, recall = _ratio(hits, int(found.sum())), _ratio(hits, int(wrong.sum()))

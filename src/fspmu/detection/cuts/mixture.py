@@ -8,18 +8,18 @@ Source: docs/detection.md, "Cuts".
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from fspmu.detection.cuts.rule import check_scores, say_all_equal
 from fspmu.detection.evidence import Component, Mixture
 from fspmu.errors import DetectionWarning
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture  # two seconds of import, which only a fit should cost
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def fit(score: Tensor, settings: Settings, random_state: int, compared: Tensor |
 
     The starts are compared on the scores at `compared` (M,); None: on all.
     """
+    from sklearn.exceptions import ConvergenceWarning
+
     values = score.double().numpy().reshape(-1, 1)
     if np.ptp(values) < 1e-12 * max(1.0, float(np.abs(values).max())):
         return say_all_equal(score)
@@ -92,8 +94,10 @@ def fit(score: Tensor, settings: Settings, random_state: int, compared: Tensor |
     return Mixture(torch.from_numpy(lower).float().clamp(0, 1), parts)
 
 
-def _likeliest(values: np.ndarray, settings: Settings, random_state: int, **start: Any) -> GaussianMixture:
+def _likeliest(values: np.ndarray, settings: Settings, random_state: int, **start: Any) -> "GaussianMixture":
     """Return the mixture fitted to `values` (N, 1): from the given start alone, or the likeliest from several drawn ones."""
+    from sklearn.mixture import GaussianMixture
+
     return GaussianMixture(
         n_components=2,
         max_iter=settings.max_iterations,
@@ -105,12 +109,14 @@ def _likeliest(values: np.ndarray, settings: Settings, random_state: int, **star
     ).fit(values)
 
 
-def _likeliest_of_many(values: np.ndarray, compared: np.ndarray, settings: Settings, random_state: int) -> GaussianMixture:
+def _likeliest_of_many(values: np.ndarray, compared: np.ndarray, settings: Settings, random_state: int) -> "GaussianMixture":
     """Return the mixture fitted to all `values` (N, 1) from one start: the one that was likeliest on those at `compared` (M,).
 
     The start is found again on all values by k-means, as scikit-learn finds its own. Going on from the parameters fitted to the few would add
     rounds to those that `settings` allow, and at so loose a tolerance more rounds give other posteriors.
     """
+    from sklearn.cluster import KMeans
+
     means = _likeliest(values[compared], settings, random_state).means_
     near = KMeans(n_clusters=2, init=means, n_init=1).fit(values).labels_
     groups = [values[near == k] for k in (0, 1)]
@@ -129,7 +135,7 @@ def separation(means: np.ndarray, variances: np.ndarray) -> float:
     return float(np.sqrt(2) * abs(means[0] - means[1]) / np.sqrt(variances.sum()))
 
 
-def _comment(mixture: GaussianMixture, settings: Settings) -> None:
+def _comment(mixture: "GaussianMixture", settings: Settings) -> None:
     if not mixture.converged_:
         warnings.warn(f"the loss mixture had not converged after {settings.max_iterations} rounds", DetectionWarning, stacklevel=4)
     distance = separation(mixture.means_.ravel(), mixture.covariances_.ravel())
