@@ -193,6 +193,8 @@ class RunGrid:
     """auto, cpu, cuda, cuda:1, mps. auto: a GPU if there is one."""
     precision: str = "auto"
     """auto, fp32, bf16; one for all runs below a folder. auto: bf16 where the device computes it natively, else fp32."""
+    test_every: int = 1
+    """Epochs from one look at the evaluation images to the next; the last epoch is always looked at, and best is the best of those."""
     gpu_share: float = 0.25
     """Share of a GPU that Ray gives each run."""
     retries: int = 2

@@ -239,12 +239,13 @@ def _two_networks(method: str, settings: Any, train: int, test: int, clean: int)
     """Return the passes of a method with two networks, as if it came to trust the `clean` labels and no others."""
     trainings = [(settings.epochs, (20 * clean, 8 * clean))]  # two networks, ten forwards and four backwards for each labelled sample
     if method == "promix":
-        trainings = [(settings.epochs, (4 * (train + clean), 4 * (train + clean)))]
+        mixed = 4 * train + (4 if settings.shared_mixing else 8) * clean  # two networks, two views of all samples, four mixtures of trusted ones
+        trainings = [(settings.epochs, (mixed, mixed))]
     elif method == "longremix":
         trainings = [(settings.search_epochs, (20 * clean, 8 * clean)), (settings.epochs, (20 * train, 8 * train))]
-    forward = backward = 0
+    forward, backward = settings.warm_up * (2 * test + 3 * train), settings.warm_up * 2 * train  # LongReMix warms up once for both of its trainings
     for epochs, (ahead, back) in trainings:
         main = epochs - settings.warm_up
-        forward += epochs * 2 * test + settings.warm_up * 3 * train + main * (2 * train + ahead)
-        backward += settings.warm_up * 2 * train + main * back
+        forward += main * (2 * test + 2 * train + ahead)
+        backward += main * back
     return forward, backward

@@ -42,7 +42,8 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
     _check(options)
     out, seeds = options.out.expanduser().resolve(), range(options.seeds or grid.seeds)
     data_dir = None if options.data_dir is None else options.data_dir.expanduser().resolve()
-    jobs = chosen(jobs_of(grid.runs, seeds, Compute(device=options.device, precision=options.precision), out, data_dir), options.only)
+    compute = Compute(device=options.device, precision=options.precision, test_every=options.test_every)
+    jobs = chosen(jobs_of(grid.runs, seeds, compute, out, data_dir), options.only)
     _check_precision(jobs, options.precision)
     result: Json = {"name": options.name, "folder": str(out), "failed": {}}
     if options.dry_run:
@@ -61,7 +62,7 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
 
 def _check(options: RunGrid) -> None:
     choose(PLACES, options.where, "--where")
-    for name, value, least in (("seeds", options.seeds, 1), ("retries", options.retries, 0)):
+    for name, value, least in (("seeds", options.seeds, 1), ("retries", options.retries, 0), ("test-every", options.test_every, 1)):
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}, but it must be at least {least}")
     if not 0 < options.gpu_share <= 1:

@@ -36,10 +36,10 @@ SMALL_CE = cross_entropy.Settings(epochs=50, lr_step=25)
 """Half of the epochs before the learning rate falls, as published."""
 
 LEARNING = {
-    "ce": cross_entropy.Settings(epochs=120, lr_step=60),
+    "ce": cross_entropy.Settings(epochs=130, lr_step=65),
     "dividemix": replace(PRETRAINING["dividemix"].settings, warm_up=SMALL_EPOCHS["dividemix"][0], epochs=SMALL_EPOCHS["dividemix"][1]),
     "longremix": replace(PRETRAINING["longremix"].settings, warm_up=6, search_epochs=12, epochs=13, agreement=3, last_sets=6, ramp_up=6),
-    "promix": replace(PRETRAINING["promix"].settings, warm_up=6, epochs=20, ramp_up=8, pseudo_epochs=16, agreement_after=12, batch_size=64, lr=0.02),
+    "promix": replace(PRETRAINING["promix"].settings, warm_up=6, epochs=16, ramp_up=6, pseudo_epochs=13, agreement_after=10, batch_size=64, lr=0.02),
 }
 """Shortened schedules by which the training methods are set beside plain cross-entropy that may go backward as often as the costliest of them."""
 REPAIRS = (
