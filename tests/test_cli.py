@@ -262,6 +262,7 @@ def test_another_cut_has_another_folder(trained, capsys):
 
 
 BAD = {
+    "a rate in percent": (["pretrain", "--method", "promix", "--assumed-rate", "40"], "--assumed-rate is 40"),
     "unknown command": (["unlern"], "did you mean 'unlearn'"),
     "unknown data set": (["inspect", "cifr10"], "cifar10"),
     "unknown method": (["unlearn", "RUN", "--method", "fspnu"], "did you mean 'fspmu'"),

@@ -132,10 +132,28 @@ def check_the_table_command(tmp_path, out, printed, capsys):
     assert code == 0 and table.index("after the last epoch") < table.index(r"best epoch\*") < table.index(r"\* picked on test data") and str(saved) in err
     assert table.split("\n\n**")[0].strip() in printed
     assert run(capsys, "table", "tiny", "--records", saved, "--best")[1] == table, "the same from a file, without run folders"
+    assert run(capsys, "table", "tiny", "--records", saved, "--best", "--seeds", "1")[1] == table
+    assert "--seeds is 0" in run(capsys, "table", "tiny", "--records", saved, "--seeds", "0")[2]
     _, text, _ = run(capsys, "table", "tiny", "--records", saved, "--format", "csv")
     assert len(list(csv.DictReader(io.StringIO(text)))) == 2
     code, _, err = run(capsys, "table", "tiny", "--out", tmp_path / "nothing")
     assert code == 2 and "fspmu grid tiny" in err and err.count("\n") == 1
+
+
+SHORT = {"promix": {"rho_start": 1.0, "rho_end": 1.0}, "longremix": {"search_epochs": 2, "agreement": 1, "last_sets": 1}}
+"""Short trainings; ProMix trusts every label, as an estimate does where none is wrong."""
+
+
+@pytest.mark.parametrize(("method", "changes"), SHORT.items())
+def test_what_two_networks_cost_is_said_beforehand_and_afterwards(method, changes, tmp_path):
+    settings = replace(PRETRAINING[method].settings, epochs=2, warm_up=1, batch_size=32, **changes)
+    start = Pretrain(dataset="digits", method=method, width=4, data=DataOptions(limit=200), settings=settings)
+    (job,) = jobs_of([GridRun(start, ("digits", method, "none"))], (0,), Compute(device="cpu", precision="fp32"), tmp_path, None)
+    record = pretrain(job.options).record
+    spent = {way: sum(passes[way] for stage, passes in record["passes"].items() if stage != "evaluation") for way in ("forward", "backward")}
+    assert record["pretraining"]["passes"] == spent, "both trainings of LongReMix"
+    if method == "promix":
+        assert estimate(job) == pytest.approx((spent["forward"] + record["passes"]["evaluation"]["forward"], spent["backward"]), rel=0.07)
 
 
 def jobs(grid, out, seeds=(0,)):

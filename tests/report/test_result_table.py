@@ -75,6 +75,25 @@ def test_a_full_table_sets_the_published_figure_and_the_difference_below_ours():
     assert "| 89.42 |" in text.split("\n\n**")[1]
 
 
+def test_a_cell_has_runs_of_one_kind():
+    alike = results("FSPMU", "sym 50", 0.8, 0.7)
+    assert alike[1].record["config"].update(settings={"lr": 5e-4, "new": 1}, newer=2) is None
+    assert "75.00 ± 7.07" in render(SMALL, alike, ("last",), "markdown"), "a newer version knows more settings"
+    other = Result(alike[0].cell, 2, record(0.6, settings={"lr": 1e-3}))
+    with pytest.raises(InputError, match=r"cifar10, FSPMU, sym 50: seeds 2 and 0 .* settings.lr is 0.001 here and 0.0005 there; leave one of them out"):
+        render(SMALL, [*alike, other], ("last",), "csv")
+    for precision, result in zip(("fp32", "bf16"), alike, strict=True):
+        result.record["machine"]["precision"] = precision
+    with pytest.raises(InputError, match="precision is 'bf16' here and 'fp32' there"):
+        render(SMALL, alike, ("last",), "markdown")
+
+
+def test_few_cells_with_several_seeds_are_told():
+    found = [*results("FSPMU", "sym 50", 0.5, 0.7), *results("original", "sym 50", 0.5), *results("original", "asym 40", 0.5)]
+    text = render(SMALL, found, ("last",), "markdown")
+    assert "60.00 ± 14.14 (n=2)" in text and "one seed where no n is given" in text and "One seed:" not in text
+
+
 def test_csv_parses_and_says_what_is_missing():
     text = render(FULL, results("FSPMU", "sym 50", 0.80, 0.83), ("last", "best"), "csv")
     lines = list(csv.DictReader(io.StringIO(text)))

@@ -180,7 +180,7 @@ class RunGrid:
     where: str = "local"
     """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
     seeds: int | None = None
-    """Seeds 0 to so many less one. None: 3, and 1 for small tables; some runs have fewer."""
+    """Seeds 0 to so many less one; some runs have fewer. None: 3, but 1 for table-known-small, table-gmm-small, learning-small and detectors-memorised."""
     dry_run: bool = False
     """Print what would run, what is done, and what that costs about; write nothing."""
     out: Path = Path("runs/grid")
@@ -192,7 +192,7 @@ class RunGrid:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps. auto: a GPU if there is one."""
     precision: str = "auto"
-    """auto, fp32, bf16; one for all runs below a folder. auto: bf16 where the device computes it natively, else fp32."""
+    """auto, fp32, bf16; one for all runs below a folder, since no table averages both. auto: bf16 where the device computes it natively, else fp32."""
     test_every: int = 1
     """Epochs from one look at the evaluation images to the next; the last epoch is always looked at, and best is the best of those."""
     gpu_share: float = 0.25
@@ -213,6 +213,8 @@ class ShowTable:
     """Folder of the run folders that `fspmu grid` wrote."""
     records: tuple[Path, ...] = ()
     """Files that --save wrote, read instead of the run folders."""
+    seeds: int | None = None
+    """Seeds 0 to so many less one alone. None: all that there are."""
     format: str = "markdown"
     """markdown, csv (a line for each cell, in percent) or latex."""
     best: bool = False

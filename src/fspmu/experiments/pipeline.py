@@ -17,7 +17,7 @@ from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, s
 from fspmu.engine.inference import evaluate, predict
 from fspmu.engine.public_weights import lay_into, read_weights
 from fspmu.engine.run import Run
-from fspmu.errors import InputError, check_settings, choose
+from fspmu.errors import InputError, check_settings, check_share, choose
 from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.experiment import OnRun, Pretrain, Tsne
 from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
@@ -108,6 +108,7 @@ def pretrain(options: Pretrain) -> Outcome:
     asked = options.settings or method.settings
     for part in (asked, options.compute, options.picture):
         check_settings(part)
+    check_share(options.assumed_rate, "--assumed-rate")
     seed = options.compute.seed or 0
     prepared = prepare(options, seed)
     train, test, description = prepared.train, prepared.test, prepared.description
@@ -149,7 +150,7 @@ def pretrain(options: Pretrain) -> Outcome:
         record = make_record(
             config=config,
             data=describe_data(prepared.source, train, test, noise | {"data_dir": _data_dir(options.data)}),
-            pretraining={"method": options.method, "settings": asdict(settings), "passes": run.passes["pretraining"], **_pair(trained, run)},
+            pretraining={"method": options.method, "settings": asdict(settings), "passes": _passes_of_training(run), **_pair(trained, run)},
             test_accuracy=_last_and_best(accuracies),
             seconds=run.seconds,
             passes=run.passes,
@@ -157,6 +158,12 @@ def pretrain(options: Pretrain) -> Outcome:
             machine=run.machine,
         )
         return finish(folder, record, run)
+
+
+def _passes_of_training(run: Run) -> Json:
+    """Return the sample passes of all stages that training had, without those of tests."""
+    stages = [passes for stage, passes in run.passes.items() if stage != "evaluation"]
+    return {way: sum(passes[way] for passes in stages) for way in ("forward", "backward")}
 
 
 def _fingerprint(options: Pretrain) -> str:

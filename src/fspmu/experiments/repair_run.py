@@ -1,6 +1,7 @@
 """Commands on an earlier run: detect, unlearn, evaluate, predict."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,17 @@ def unlearn(options: Unlearn) -> Outcome:
             detection=repaired.detection.report,
             unlearning=repaired.report,
             test_accuracy=repaired.test_accuracy,
-            seconds=run.seconds | {"pretraining": opened.record["seconds"].get("pretraining")},
-            passes=run.passes | {"pretraining": opened.record["pretraining"].get("passes")},
+            seconds=_with_training(run.seconds, opened.record["seconds"]),
+            passes=_with_training(run.passes, opened.record["passes"]),
             warnings=run.notices,
             machine=run.machine,
         )
         return report_after(finish(folder, record, run), run)
+
+
+def _with_training(own: Mapping[str, Any], before: Mapping[str, Any]) -> Json:
+    """Return what the stages of a repair cost, and those of the training that it stands on, without its tests."""
+    return dict(own) | {stage: spent for stage, spent in before.items() if stage != "evaluation"}
 
 
 def _write_repair(repaired: Mended, issues: pd.DataFrame, folder: Path, opened: OpenedRun) -> None:

@@ -18,7 +18,10 @@ def tabulate(options: ShowTable) -> str:
     """
     grid = choose(GRIDS, options.name, "table")
     choose(FORMS, options.format, "--format")
+    if options.seeds is not None and options.seeds < 1:
+        raise InputError(f"--seeds is {options.seeds}, but it must be at least 1")
     results = load_results(options.records, grid.layout) if options.records else results_of(grid, options.out)
+    results = [result for result in results if options.seeds is None or result.seed < options.seeds]
     if not results:
         place = ", ".join(map(str, options.records)) or str(options.out)
         raise InputError(f"{place} holds no finished run of {options.name}; make them by `fspmu grid {options.name}`, or give another --out or --records")

@@ -105,9 +105,7 @@ def suited_to(settings: Settings, situation: Situation) -> Settings:
 
 
 def trusted_share(rate: float, mode: str) -> float:
-    """Return rho: published for 20 and 50% symmetric, 40% asymmetric and human noise; our rule for the rest: at or below the clean share."""
-    if mode == "human":
-        return 0.5
+    """Return rho: published for 20 and 50% symmetric and 40% asymmetric noise; our rule for the rest: at or below the clean share."""
     if rate <= 0.3:
         return 0.7
     return 0.5 if rate <= 0.5 or mode == "asym" else round(1 - rate, 6)

@@ -12,7 +12,7 @@ from typing import Any
 from fspmu.errors import InputError
 from fspmu.report.published import DOUBTED, published_figure
 from fspmu.results.record import check_schema
-from fspmu.results.store import read_json
+from fspmu.results.store import differences, read_json
 
 Json = dict[str, Any]
 Cell = tuple[str, str, str]
@@ -70,6 +70,26 @@ def read_results(out: Path, cells: Mapping[str, Cell]) -> list[Result]:
     return found
 
 
+def check_alike(results: Iterable[Result]) -> None:
+    """Raise InputError when two results of one cell were not made alike: in another precision, or with another value of something that both configs have.
+
+    What only one of them has came with a newer version, which keeps what was before as the default. Noise belongs to the cell, seed and folder to the run.
+    """
+    first: dict[Cell, tuple[int, Json]] = {}
+    for result in results:
+        config = {key: value for key, value in result.record["config"].items() if key not in ("seed", "run", "noise", "precision")}
+        made = config | {"precision": (result.record.get("machine") or {}).get("precision")}
+        seed, theirs = first.setdefault(result.cell, (result.seed, made))
+        if apart := differences(_common(made, theirs), _common(theirs, made)):
+            raise InputError(f"{', '.join(result.cell)}: seeds {result.seed} and {seed} do not stand in one mean, since {apart[0]}; leave one of them out")
+
+
+def _common(config: Json, other: Json) -> Json:
+    return {
+        key: _common(value, other[key]) if isinstance(value, dict) and isinstance(other[key], dict) else value for key, value in config.items() if key in other
+    }
+
+
 def figures_of(results: Iterable[Result], statistic: str) -> dict[Cell, Figure]:
     """Return mean and standard deviation (n - 1) of each cell over its seeds, from the accuracies `last` or `best`.
 
@@ -96,7 +116,11 @@ def over_seeds(values: Iterable[tuple[Cell, int, float | None]]) -> dict[Cell, F
 
 
 def render(layout: Layout, results: Sequence[Result], wanted: Sequence[str], form: str) -> str:
-    """Return the table as markdown, csv or latex, once for each statistic in `wanted`: last before best."""
+    """Return the table as markdown, csv or latex, once for each statistic in `wanted`: last before best.
+
+    Raises InputError for results of one cell that contradict each other or were not made alike.
+    """
+    check_alike(results)
     shown = [name for name in STATISTICS if name in wanted]
     if form == "csv":
         return _csv(layout, {name: figures_of(results, name) for name in shown})
@@ -141,9 +165,9 @@ def usual_seeds(figures: Mapping[Cell, Figure]) -> int:
     return max(counts, key=lambda count: (counts[count], count), default=1)
 
 
-def _notes(layout: Layout, statistic: str, usual: int, body: Sequence[Sequence[str]]) -> list[str]:
+def _notes(layout: Layout, statistic: str, figures: Mapping[Cell, Figure], body: Sequence[Sequence[str]]) -> list[str]:
     """Return the sentences below the table."""
-    notes = [told_of_seeds(usual), *layout.notes]
+    notes = [told_of_seeds(figures), *layout.notes]
     if statistic == "best":
         notes.insert(0, "* picked on test data.")
     if any(MISSING in row for row in body):
@@ -153,9 +177,13 @@ def _notes(layout: Layout, statistic: str, usual: int, body: Sequence[Sequence[s
     return notes
 
 
-def told_of_seeds(usual: int) -> str:
-    """Return the sentence on means and spreads of a table whose cells have so many seeds."""
-    return f"Mean ± standard deviation (n - 1) over {usual} seeds." if usual > 1 else "One seed: no spread is given."
+def told_of_seeds(figures: Mapping[Cell, Figure]) -> str:
+    """Return the sentence on means and spreads of a table."""
+    usual = usual_seeds(figures)
+    if usual > 1:
+        return f"Mean ± standard deviation (n - 1) over {usual} seeds."
+    several = any(figure.count > 1 for figure in figures.values())
+    return "Mean ± standard deviation (n - 1) over n seeds; one seed where no n is given." if several else "One seed: no spread is given."
 
 
 @dataclass(frozen=True)
@@ -173,7 +201,7 @@ def _sheet(layout: Layout, statistic: str, figures: Mapping[Cell, Figure]) -> Sh
     usual = usual_seeds(figures)
     body = _body(layout, statistic, figures, usual)
     about = f"Test accuracy (%) {STATISTICS[statistic]}, {layout.about}"
-    return Sheet(layout.name, about, layout.columns, body, _notes(layout, statistic, usual, body))
+    return Sheet(layout.name, about, layout.columns, body, _notes(layout, statistic, figures, body))
 
 
 def as_markdown(sheet: Sheet) -> str:

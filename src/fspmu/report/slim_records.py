@@ -50,7 +50,9 @@ def save_results(path: Path, layout: Layout, results: Iterable[Result]) -> None:
     head = {"schema": SCHEMA, "table": layout.name, "shared": shared}
     text = "".join(f"{json.dumps(line, sort_keys=True, separators=(',', ':'))}\n" for line in (head, *lines))
     if len(text.encode()) > LARGEST:
-        raise InputError(f"{path} would have {len(text.encode()):,} bytes, but a committed file of records has at most {LARGEST:,}; save fewer seeds")
+        raise InputError(
+            f"{path} would have {len(text.encode()):,} bytes, but a committed file of records has at most {LARGEST:,}; save fewer of its seeds with --seeds"
+        )
     write_text(path, text)
 
 

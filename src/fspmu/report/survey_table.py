@@ -85,7 +85,7 @@ def _sheet(layout: Layout, name: str, surveys: Sequence[Result]) -> Sheet:
         for row in rows_of(surveys, name):
             body.append([label, row, *(text_of(figures.get((data, row, column)), usual) for column in layout.columns)])
             label = ""
-    notes = ["Positive = wrong label.", told_of_seeds(usual), *layout.notes]
+    notes = ["Positive = wrong label.", told_of_seeds(figures), *layout.notes]
     notes += ["*: the detector's own cut."] if name not in OF_DETECTORS else []
     notes += [f"{MISSING}: no figure."] if any(MISSING in row for row in body) else []
     return Sheet(layout.name, FIGURES[name], layout.columns, body, notes)

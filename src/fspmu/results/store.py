@@ -74,9 +74,11 @@ def read_json(path: Path) -> Json:
 
 
 def append_line(path: Path, content: Json) -> None:
-    """Append one JSON object as a line."""
+    """Append one JSON object as a line, on the disk when this returns: a state that is saved after it never knows of an epoch that has no line."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(content, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[Json]:
