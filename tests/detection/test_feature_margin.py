@@ -1,6 +1,6 @@
 import importlib
-import itertools
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -233,13 +233,18 @@ def test_of_equal_depths_the_last_is_chosen():
 
 def test_separation_is_that_of_the_two_sides_of_zero():
     left, right = torch.tensor([-5.0, -3.0] * 500), torch.tensor([1.0, 3.0] * 500)
-    assert separation(torch.cat([left, right])) == pytest.approx(6.0, rel=1e-2)
+    assert separation(torch.cat([left, right])) == pytest.approx(6.0 / (2 * math.sqrt(2 / math.pi) / math.sqrt(1 - 2 / math.pi)), rel=1e-2)
     assert separation(torch.cat([left, right[:1]])) == 0.0  # everything learned by heart
     assert separation(torch.cat([left, torch.zeros(0)])) == 0.0 and separation(torch.zeros(3)) == 0.0
-    assert separation(torch.tensor([-1.0, -1.0, 1.0, 1.0])) == float("inf")
-    for share, other in itertools.pairwise((0.02, 0.2, 0.5)):  # how many are wrong is no matter
-        few, many = (separation(torch.cat([left[: int(1000 * (1 - part))], right[: int(1000 * part)]])) for part in (share, other))
-        assert few == pytest.approx(many, rel=0.05)
+    assert separation(torch.tensor([-1.0, -1.0, 1.0, 1.0])) == 1e3, "a number that JSON knows"
+
+
+def test_one_gaussian_is_no_two_groups_wherever_it_is_cut():
+    drawn = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for share in (0.5, 0.15, 0.022, 0.0107):
+        assert separation(drawn - drawn.quantile(1 - share)) == pytest.approx(1, rel=0.02)
+    apart = torch.cat([drawn[:100_000] * 0.7 - 1, drawn[100_000:] * 0.7 + 1])  # AUC .98
+    assert separation(apart) > 1.2 > 1.05 > separation(drawn - drawn.quantile(0.98)), "though the parts of the latter lie further apart"
 
 
 def test_the_benchmark_measures_the_score(monkeypatch, capsys):

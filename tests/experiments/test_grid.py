@@ -461,7 +461,7 @@ def test_a_run_with_another_detector_and_cut_comes_back_from_json(tmp_path):
     plain = GridRun(Unlearn(LATER, detector="combined"), start.cell, start)
     assert plain.stem != jobs[1].run.stem and rebuild(json.loads(json.dumps(jobs_of([start, plain], [0], Compute(), tmp_path, None)[1].payload))).cut is None
     dearer = estimate(jobs[1])[0] - estimate(jobs_of([start, GridRun(Unlearn(LATER, detector="gmm"), start.cell, start)], [0], Compute(), tmp_path, None)[1])[0]
-    assert dearer == 2 * 5000  # two views of every image
+    assert dearer == (2 + 1) * 5000  # two views of every image, and a look at every depth
 
 
 def test_tables_share_their_pretrainings_and_places_do_not_name_folders(tmp_path):

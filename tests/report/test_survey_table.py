@@ -27,6 +27,7 @@ def record_of(rows, seconds=None, wrong=0.45, **config):
     names = dict.fromkeys(row["detector"] for row in rows)
     told = {name: {"seconds": 0.5, "passes": ["plain"], "seconds_with_passes": (seconds or {}).get(name, 1.5)} for name in names}
     survey = {"rows": rows, "detectors": told, "wrong_share": wrong, "shared_seconds": {"plain": 1.0}, "left_out": {}, "refused": {}, "samples": 5000}
+    survey["looked"] = {"views": 6, "depth": {"name": "blocks.3", "how": "held-out", "depths": {"blocks.3": 0.3}}}
     return {
         "schema": 1,
         "config": {"command": "survey", "run": "14bb4b136a81", "survey": {"views": 6}} | config,

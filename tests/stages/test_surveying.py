@@ -17,7 +17,7 @@ from fspmu.preprocessing import Preprocessing
 from fspmu.results.store import RunFolder
 from fspmu.stages import surveying
 from fspmu.stages.finding import find_label_issues
-from fspmu.stages.surveying import CROSS_FITTED, ELSEWHERE, SurveySettings, plan_survey, survey
+from fspmu.stages.surveying import ALIASES, CROSS_FITTED, ELSEWHERE, WITHOUT_HISTORY, SurveySettings, plan_survey, survey
 from memorised_digits import NAMES, digits
 
 FEW = SurveySettings(views=2, probe_epochs=2, folds=2)
@@ -65,7 +65,7 @@ def surveyed(images, model, truth, history):
 
 
 def settings_of(name):
-    known = DETECTORS[name.removesuffix("-cross-fit")].settings
+    known = DETECTORS[ALIASES.get(name, name)].settings
     shared = {key: getattr(FEW, key) for key in ("views", "probe_epochs", "folds") if hasattr(known, key)}
     return replace(known, **shared, **({"cross_fit": True} if name == CROSS_FITTED else {}))
 
@@ -74,16 +74,16 @@ def settings_of(name):
 def test_every_figure_is_that_of_the_detector_asked_alone(name, surveyed, images, model, truth, history):
     together, _, unseen = surveyed
     rows = [row for row in together.rows if row["detector"] == name]
-    wanted = [cut for cut in ("mixture", "sign", "otsu") if cut != "sign" or DETECTORS[name.removesuffix("-cross-fit")].signed]
+    wanted = [cut for cut in ("mixture", "sign", "otsu") if cut != "sign" or DETECTORS[ALIASES.get(name, name)].signed]
     assert [row["cut"] for row in rows] == [cut for cut in CUTS if cut in wanted]
     for row in rows:
-        how = {"detector": name.removesuffix("-cross-fit"), "settings": settings_of(name), "cut": row["cut"]}
+        how = {"detector": ALIASES.get(name, name), "settings": settings_of(name), "cut": row["cut"]}
         alone = find_label_issues(model, images, **how, truth=truth, history=history, unseen=unseen, run=Run(seed=4))
         quality = alone.report["quality"]
         assert {key: row[key] for key in quality if key != "wrong_share"} == {key: value for key, value in quality.items() if key != "wrong_share"}
         assert row["flagged"] == pytest.approx(float((alone.split.forget | ~alone.split.retain)[~unseen].float().mean()))
-        assert row["own"] == (row["cut"] == DETECTORS[name.removesuffix("-cross-fit")].cut)
-        if DETECTORS[name.removesuffix("-cross-fit")].early is None:
+        assert row["own"] == (row["cut"] == DETECTORS[ALIASES.get(name, name)].cut)
+        if DETECTORS[ALIASES.get(name, name)].early is None:
             assert torch.equal(together.scores[name][~unseen], alone.score[~unseen].float()) and together.scores[name][unseen].isnan().all()
 
 
@@ -104,20 +104,22 @@ def test_evidence_is_gathered_once_for_all(surveyed, images):
 
 
 def test_no_detector_is_shown_the_truth_or_what_others_need(images, model, truth, history, monkeypatch):
-    shown = {}
+    shown = []
     original = surveying.score_evidence
 
     def spy(choice, evidence, generator):
-        shown[choice.detector] = {entry.name for entry in dataclasses.fields(Evidence) if getattr(evidence, entry.name) is not None}
+        shown.append((choice.detector, {entry.name for entry in dataclasses.fields(Evidence) if getattr(evidence, entry.name) is not None}))
         return original(choice, evidence, generator)
 
     monkeypatch.setattr(surveying, "score_evidence", spy)
     wish = replace(FEW, cuts="mixture,otsu", probe=False)
     right = survey(model, images, wish, truth=truth, history=history, run=Run())
-    for name, found in shown.items():
+    for name, found in shown:
         detector = DETECTORS[name]
-        assert found == {"given_labels", "num_classes"} | detector.needs_with(detector.settings) | detector.optional
-    assert "truth" not in set().union(*shown.values()) and "probe" in right.report["left_out"]
+        needed = {"given_labels", "num_classes"} | detector.needs_with(detector.settings)
+        assert found == needed | detector.optional or (name == "combined" and found == needed), "once with the history, once without"
+    assert len(shown) == len(right.scores) and not torch.equal(right.scores["combined"], right.scores["combined-without-history"])
+    assert "truth" not in set().union(*(found for _, found in shown)) and "probe" in right.report["left_out"]
     wrong = survey(model, images, wish, truth=(truth + 1) % 10, history=history, run=Run())
     without = survey(model, images, wish, history=history, run=Run())
     for name, score in right.scores.items():
@@ -187,9 +189,10 @@ def test_a_cut_that_refuses_a_score_costs_its_row_alone(images, model, monkeypat
 
 def test_who_is_surveyed():
     everybody, left_out = plan_survey(SurveySettings(), recorded=True)
-    assert set(everybody) == set(DETECTORS) - set(ELSEWHERE) and set(left_out) == {CROSS_FITTED}
+    assert set(everybody) == set(DETECTORS) - set(ELSEWHERE) | {WITHOUT_HISTORY} and set(left_out) == {CROSS_FITTED}
     few, left_out = plan_survey(SurveySettings(probe=False), recorded=False)
-    assert set(everybody) - set(few) == {"probe", "gmm-probe", "trajectory"} and set(left_out) == {"probe", "gmm-probe", "trajectory", CROSS_FITTED}
+    missing = {"probe", "gmm-probe", "trajectory", WITHOUT_HISTORY}
+    assert set(everybody) - set(few) == missing and set(left_out) == missing | {CROSS_FITTED}
     named, left_out = plan_survey(SurveySettings(detectors=f"probe, gmm,{CROSS_FITTED}", probe=False, cuts="sign"), recorded=False)
     assert set(named) == {"probe", CROSS_FITTED} and "fits" in left_out["gmm"] and named[CROSS_FITTED].settings.cross_fit
     looked = plan_survey(SurveySettings(views=3, depth="last", folds=5), recorded=True)[0]

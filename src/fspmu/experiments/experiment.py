@@ -133,6 +133,8 @@ class Unlearn(Detect):
     corrections: Path | None = None
     """What a person decided of labels: the corrections.csv of a review. It beats the detector."""
     picture: Tsne = field(default_factory=Tsne)
+    page: bool = True
+    """Write the report, and the material for writing it again; --no-page does without both, as grids do."""
 
 
 @dataclass(frozen=True)

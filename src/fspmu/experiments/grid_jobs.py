@@ -116,6 +116,8 @@ def jobs_of(runs: Iterable[GridRun], seeds: Sequence[int], compute: Compute, out
             else:
                 assert run.stands_on is not None
                 options = replace(run.options, compute=place, data_dir=data_dir, run=out / f"{run.stands_on.stem}-s{seed}")
+                if isinstance(options, Unlearn):
+                    options = replace(options, page=False)  # who looks at a table of runs opens none of their pages
             job = Job(run, seed, folder, options)
             assert job.needs is None or job.needs in jobs, f"{job.title} stands on a pretraining that its grid lacks"
             jobs.setdefault(folder, job)
@@ -217,7 +219,8 @@ def _detection_passes(options: Unlearn, classes: int) -> tuple[int, int]:
     needs = detector.needs_with(settings)
     epochs = getattr(settings, "probe_epochs", None) or (10 if classes <= 20 else 30)
     probes = bool({"probe_losses", "reference_probe_losses", "probe_history"} & needs) + ((settings.folds - 1) if "cross_fitted" in needs else 0)
-    return probes * epochs, 1 + (settings.views if VIEWED & needs else 0)
+    chosen = "block" in needs and settings.depth == "auto"
+    return probes * epochs, 1 + (settings.views if VIEWED & needs else 0) + chosen
 
 
 def _survey_passes(options: Survey, start: Pretrain, train: int, classes: int) -> tuple[int, int]:

@@ -97,7 +97,7 @@ def unlearn(options: Unlearn) -> Outcome:
             parts = {"detector": choice.settings, "cut": choice.cut_settings, "split": options.split, "method": settings, "rounds": options.rounds}
             spent = sum(run.seconds.values())
             seen = Seen(opened.images, repaired, issues, opened.model, opened.test, settings=given_settings(**parts), seconds=spent, seed=run.seed)
-            if trouble := write_if_possible(folder.path, seen):
+            if options.page and (trouble := write_if_possible(folder.path, seen)):
                 run.notice(trouble)
             draw(options.picture, folder.path, opened.images.class_names, run.seed, run)
         record = make_record(
@@ -112,7 +112,8 @@ def unlearn(options: Unlearn) -> Outcome:
             warnings=run.notices,
             machine=run.machine,
         )
-        return report_after(finish(folder, record, run), run)
+        done = finish(folder, record, run)
+        return report_after(done, run) if options.page else done
 
 
 def _with_training(own: Mapping[str, Any], before: Mapping[str, Any]) -> Json:

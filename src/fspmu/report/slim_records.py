@@ -99,7 +99,8 @@ def _slim_survey(survey: Json, share: Callable[[Any], str | None]) -> Json:
     figures = [[None if row.get(key) is None else round(row[key], 4) for key in SURVEYED] for row in survey["rows"]]
     names = share({"rows": [[row["detector"], row["cut"], row["own"]] for row in survey["rows"]]})
     seconds = {name: round(told["seconds_with_passes"], 4) for name, told in survey["detectors"].items()}
-    return {"rows": names, "figures": figures, "seconds": seconds, "wrong_share": survey["wrong_share"] and round(survey["wrong_share"], 4)}
+    depth = {key: survey["looked"]["depth"][key] for key in ("name", "how")} if "depth" in survey["looked"] else None
+    return {"rows": names, "figures": figures, "seconds": seconds, "depth": depth, "wrong_share": survey["wrong_share"] and round(survey["wrong_share"], 4)}
 
 
 def _survey(slim: Json, shared: Json) -> Json:
@@ -107,7 +108,8 @@ def _survey(slim: Json, shared: Json) -> Json:
     named = zip(shared[slim["rows"]]["rows"], slim["figures"], strict=True)
     rows = [{"detector": detector, "cut": cut, "own": own, **dict(zip(SURVEYED, figures, strict=True))} for (detector, cut, own), figures in named]
     detectors = {name: {"seconds_with_passes": seconds} for name, seconds in slim["seconds"].items()}
-    return {"rows": rows, "detectors": detectors, "wrong_share": slim["wrong_share"]}
+    looked = {"depth": slim["depth"]} if slim["depth"] else {}
+    return {"rows": rows, "detectors": detectors, "looked": looked, "wrong_share": slim["wrong_share"]}
 
 
 def _rounded(figures: Json | None, digits: int) -> Json | None:

@@ -24,7 +24,7 @@ FIGURES = {
 """What is shown of a survey, in this order; positive = wrong label."""
 
 OF_DETECTORS = {"auc", "average_precision", "seconds"}
-"""Figures of a detector, whatever its cut."""
+"""Figures of a detector, whatever its cut; those of gmm-probe, whose two scores meet in P(clean), are under its own."""
 
 DIGITS = 4
 

@@ -31,6 +31,10 @@ Json = dict[str, Any]
 
 CROSS_FITTED = "confident-learning-cross-fit"
 """The name under which confident-learning by networks that never saw a sample stands beside that by the model's own probabilities."""
+WITHOUT_HISTORY = "combined-without-history"
+"""The name under which combined stands as it is for a model whose training nobody recorded, beside what it makes of the recorded training."""
+ALIASES = {CROSS_FITTED: "confident-learning", WITHOUT_HISTORY: "combined"}
+"""Detectors that stand twice in a survey, by their second name."""
 ELSEWHERE = {
     "known": "is shown the true labels",
     "random": "looks at nothing",
@@ -68,7 +72,8 @@ def plan_survey(settings: SurveySettings, recorded: bool) -> tuple[dict[str, Cho
     Raises InputError for names that are none, for detectors that are not surveyed, and when no cut fits any score.
     """
     known = {name: detector.settings for name, detector in DETECTORS.items()}
-    known[CROSS_FITTED] = replace(known["confident-learning"], cross_fit=True)
+    known |= {alias: known[name] for alias, name in ALIASES.items()}
+    known[CROSS_FITTED] = replace(known[CROSS_FITTED], cross_fit=True)
     asked, left_out = _names(settings.detectors), {}
     for name in asked or ():
         choose(known, name, "detector")
@@ -78,7 +83,7 @@ def plan_survey(settings: SurveySettings, recorded: bool) -> tuple[dict[str, Cho
         choose(CUTS, name, "cut")
     found = {}
     for name in asked or [name for name in known if name not in ELSEWHERE]:
-        choice = choose_detection(name.removesuffix("-cross-fit"), _as_looked(known[name], settings))
+        choice = choose_detection(ALIASES.get(name, name), _as_looked(known[name], settings))
         needs = choice.how.needs_with(choice.settings)
         if asked is None and PROBED & needs and not settings.probe:
             left_out[name] = "it takes a probe"
@@ -86,6 +91,8 @@ def plan_survey(settings: SurveySettings, recorded: bool) -> tuple[dict[str, Cho
             left_out[name] = "it takes a network for each fold; --cross-fit trains them"
         elif asked is None and "history" in needs and not recorded:
             left_out[name] = "nobody kept how this model learned each sample"
+        elif asked is None and name == WITHOUT_HISTORY and not recorded:
+            left_out[name] = "nobody kept how this model learned each sample, so that it is combined"
         elif not fitting_cuts(choice, settings):
             left_out[name] = "no cut that is asked for fits its scores"
         else:
@@ -134,8 +141,8 @@ def survey(
         check_settings(part)
     beside = Beside(None, unseen, history, fresh)
     choices, left_out = plan_survey(settings, history is not None)
-    for choice in choices.values():
-        check_needs(_needs(choice, beside), choice.settings, images, beside)
+    for name, choice in choices.items():
+        check_needs(_needs(name, choice, beside), choice.settings, images, beside)
     images, model = prepared(model, images, run)
     with run.timed("detection"):
         scored, report = _score_all(choices, left_out, model, images, settings, beside, run)
@@ -153,9 +160,10 @@ def survey(
     return Surveyed(rows, {name: _whole(values.score, seen, len(images)) for name, values in scored.items()}, report)
 
 
-def _needs(choice: Choice, beside: Beside) -> frozenset[str]:
-    """Return what a detector needs, and what it uses where it is there already."""
-    return choice.how.needs_with(choice.settings) | (choice.how.optional & (frozenset() if beside.history is None else frozenset({"history"})))
+def _needs(name: str, choice: Choice, beside: Beside) -> frozenset[str]:
+    """Return what a detector needs, and what it uses where it is there already, unless it goes by the name of doing without."""
+    there = frozenset() if beside.history is None or name == WITHOUT_HISTORY else frozenset({"history"})
+    return choice.how.needs_with(choice.settings) | (choice.how.optional & there)
 
 
 def _score_all(
@@ -165,7 +173,7 @@ def _score_all(
     scored, seconds, shared, looked_at = run.processes.from_main(lambda: _read_kept(run))
     todo = {name: choice for name, choice in choices.items() if name not in scored}
     if todo:
-        needs = frozenset[str]().union(*(_needs(choice, beside) for choice in todo.values()))
+        needs = frozenset[str]().union(*(_needs(name, choice, beside) for name, choice in todo.items()))
         looked = look(needs, model, images, settings, beside, run)
         evidence = gather(needs, model, images, looked, beside, settings, run, shared)
         shared |= looked.seconds
@@ -174,7 +182,7 @@ def _score_all(
         looked_at |= looked.report
     for name, choice in todo.items():
         started = time.perf_counter()
-        found = run.processes.from_main(lambda choice=choice: _score_one(choice, _only(evidence, _needs(choice, beside)), run))  # type: ignore[misc]
+        found = run.processes.from_main(lambda name=name, choice=choice: _score_one(choice, _only(evidence, _needs(name, choice, beside)), run))  # type: ignore[misc]
         if isinstance(found, str):
             if settings.detectors is not None:
                 raise InputError(found)
@@ -185,7 +193,7 @@ def _score_all(
     told = {}
     for name, choice in choices.items():
         if name in scored:
-            passes = sorted({made for need in _needs(choice, beside) for made in PASSES.get(need, ())})
+            passes = sorted({made for need in _needs(name, choice, beside) for made in PASSES.get(need, ())})
             told[name] = {"seconds": seconds[name], "passes": passes, "seconds_with_passes": seconds[name] + sum(shared.get(made, 0.0) for made in passes)}
     ordered = {name: scored[name] for name in told}
     return ordered, {"detectors": told, "shared_seconds": shared, "looked": looked_at}

@@ -2,7 +2,7 @@
 
 L = mean over the retain batch + weight * mean_j [max q_j > confidence] (KL(q_j || p_j) + KL(q_j || p'_j)) / 2
 p and p' are the predictions of two random views, q their mean, sharpened, without gradient. Each retain batch takes its share of the images along, so that an
-epoch sees each once; where there are more of them than two for each retained sample, some wait for a later epoch.
+epoch sees each once; where there are more of them than retained samples, some wait for a later epoch.
 Cost: two more rows through the network, forward and backward, for each image taken along. Where images have no random view both are the same, and what is
 left is training on one's own sharpened predictions.
 """

@@ -2,8 +2,8 @@
 
     P(clean) = 1 / (1 + exp(2 score / median |score|))
 
-.5 at 0 exactly, and .12 or .88 at the typical distance from it. Nothing is fitted, so a data set without a single wrong label loses no more than the
-detector itself gets wrong, and one whose scores form no two groups is cut all the same.
+.5 at 0, just above it for 0 itself, .12 or .88 at the typical distance. Nothing is fitted, so a data set without a single wrong label loses no more than
+the detector itself gets wrong, and one whose scores form no two groups is cut all the same.
 Source: docs/detection.md, "Cuts".
 """
 
@@ -30,4 +30,6 @@ def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torc
     typical = distance.median()
     if not typical > 0:  # most scores are 0: the others say what is far
         typical = distance[distance > 0].median()
-    return Mixture(torch.sigmoid(-2 * (score.double() / typical)).float(), ())
+    clean = torch.sigmoid(-2 * (score.double() / typical)).float()
+    half = torch.tensor(0.5)
+    return Mixture(torch.where(score > 0, clean, torch.maximum(clean, torch.nextafter(half, half + 1))), ())  # what is at 0 does not look wrong
