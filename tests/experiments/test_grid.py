@@ -23,10 +23,11 @@ from fspmu.detection import DETECTORS
 from fspmu.detection.cuts import CUTS
 from fspmu.experiments import grid_launch
 from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
-from fspmu.experiments.grid_jobs import LATER, GridRun, asked, estimate, jobs_of, rebuild
-from fspmu.experiments.grids import GRIDS, NLL_DETECTOR, Grid
+from fspmu.experiments.grid_jobs import LATER, Grid, GridRun, asked, estimate, jobs_of, rebuild
+from fspmu.experiments.grids import GRIDS
 from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import unlearn
+from fspmu.experiments.table_grids import NLL_DETECTOR
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining import cross_entropy
 from fspmu.report.result_table import Layout

@@ -19,9 +19,10 @@ from fspmu.cli import main
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
 from fspmu.detection import DETECTORS
+from fspmu.experiments.detector_grids import FEW_REPAIRS, REPAIRS, detection_layout, with_survey
 from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
-from fspmu.experiments.grid_jobs import GridRun, chosen, estimate, jobs_of, rebuild
-from fspmu.experiments.grids import FEW_REPAIRS, GRIDS, REPAIRS, Grid, detection_layout, with_survey
+from fspmu.experiments.grid_jobs import Grid, GridRun, chosen, estimate, jobs_of, rebuild
+from fspmu.experiments.grids import GRIDS
 from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import unlearn
 from fspmu.experiments.survey_options import Survey
@@ -198,13 +199,13 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(case, trained, tmp_path,
 
 # The lists.
 
-DETECTOR_GRIDS = [name for name in GRIDS if name.startswith("detectors-")]
+DETECTOR_GRIDS = [name for name in GRIDS if name.startswith(("detectors-", "recipes-", "routes-"))]
 
 
 @pytest.mark.parametrize("name", DETECTOR_GRIDS)
 def test_lists_of_detectors_come_back_from_json_and_have_a_price(name, tmp_path):
     grid = GRIDS[name]
-    jobs = jobs_of(grid.runs, range(grid.seeds), Compute(device="cpu"), tmp_path, tmp_path / "data")
+    jobs = jobs_of(grid.runs, grid.seeds_up_to(None), Compute(device="cpu"), tmp_path, tmp_path / "data")
     assert len({run.stem for run in grid.runs}) == len({run.title for run in grid.runs}) == len({run.cell for run in grid.runs}) == len(grid.runs)
     for job in jobs:
         assert rebuild(json.loads(json.dumps(job.payload))) == job.options

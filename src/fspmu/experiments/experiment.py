@@ -178,11 +178,11 @@ class RunGrid:
     """Make the runs of a table: pretrainings, and the repairs and surveys that stand on them. The same command goes on where it was stopped."""
 
     name: Positional[str]
-    """table-known, table-gmm, their twins with -small, learning-small, or of detectors: detectors-small, detectors-10k, detectors-wide, detectors-memorised."""
+    """table-known, table-gmm, their twins with -small, learning-small; detectors-small, -10k, -wide, -memorised; recipes-small, routes-small."""
     where: str = "local"
     """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
     seeds: int | None = None
-    """Seeds 0 to so many less one; some runs have fewer. None: 3, but 1 for table-known-small, table-gmm-small, learning-small and detectors-memorised."""
+    """So many seeds from 0 on (recipes-small: from 7); some runs have fewer. None: 3 for table-known, table-gmm and most of detectors, else 1."""
     dry_run: bool = False
     """Print what would run, what is done, and what that costs about; write nothing."""
     out: Path = Path("runs/grid")
@@ -210,13 +210,13 @@ class ShowTable:
     """Print a table from the records of its runs: mean and spread over seeds, and the published figures below ours."""
 
     name: Positional[str]
-    """table-known, table-gmm, their twins with -small, learning-small, or of detectors: detectors-small, detectors-10k, detectors-wide, detectors-memorised."""
+    """table-known, table-gmm, their twins with -small, learning-small; detectors-small, -10k, -wide, -memorised; recipes-small, routes-small."""
     out: Path = Path("runs/grid")
     """Folder of the run folders that `fspmu grid` wrote."""
     records: tuple[Path, ...] = ()
     """Files that --save wrote, read instead of the run folders."""
     seeds: int | None = None
-    """Seeds 0 to so many less one alone. None: all that there are."""
+    """The first so many seeds alone. None: all that there are."""
     format: str = "markdown"
     """markdown, csv (a line for each cell, in percent) or latex."""
     best: bool = False

@@ -14,7 +14,7 @@ from fspmu.experiments.experiment import Compute, OnRun, Pretrain, Unlearn
 from fspmu.experiments.survey_options import Survey
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining.trained import Situation
-from fspmu.report.result_table import Cell
+from fspmu.report.result_table import Cell, Layout
 from fspmu.results.store import config_hash
 from fspmu.stages.gathering import MOST_FITTED, PROBED, VIEWED
 from fspmu.stages.surveying import plan_survey
@@ -65,6 +65,20 @@ class GridRun:
         command = type(self.options).__name__.lower()
         content = {"command": command, "asked": identity, "stands_on": self.stands_on and self.stands_on.stem.rpartition("-")[2]}
         return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.title)}-{config_hash(content)}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a table without their seeds, how it is shown, and how many seeds it has unless told otherwise, from the first on."""
+
+    runs: Sequence[GridRun]
+    layout: Layout
+    seeds: int = 3
+    first_seed: int = 0
+
+    def seeds_up_to(self, count: int | None) -> range:
+        """Return so many seeds; None: as many as the grid has."""
+        return range(self.first_seed, self.first_seed + (count or self.seeds))
 
 
 @dataclass(frozen=True)

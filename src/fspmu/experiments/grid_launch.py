@@ -40,7 +40,7 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
     """
     grid = choose(GRIDS, options.name, "grid")
     _check(options)
-    out, seeds = options.out.expanduser().resolve(), range(options.seeds or grid.seeds)
+    out, seeds = options.out.expanduser().resolve(), grid.seeds_up_to(options.seeds)
     data_dir = None if options.data_dir is None else options.data_dir.expanduser().resolve()
     compute = Compute(device=options.device, precision=options.precision, test_every=options.test_every)
     jobs = chosen(jobs_of(grid.runs, seeds, compute, out, data_dir), options.only)

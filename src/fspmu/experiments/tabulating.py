@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fspmu.errors import InputError, choose
 from fspmu.experiments.experiment import ShowTable
-from fspmu.experiments.grids import GRIDS, Grid
+from fspmu.experiments.grid_jobs import Grid
+from fspmu.experiments.grids import GRIDS
 from fspmu.report.result_table import FORMS, Result, read_results
 from fspmu.report.slim_records import load_results, save_results
 from fspmu.report.survey_table import render_all
@@ -21,7 +22,7 @@ def tabulate(options: ShowTable) -> str:
     if options.seeds is not None and options.seeds < 1:
         raise InputError(f"--seeds is {options.seeds}, but it must be at least 1")
     results = load_results(options.records, grid.layout) if options.records else results_of(grid, options.out)
-    results = [result for result in results if options.seeds is None or result.seed < options.seeds]
+    results = [result for result in results if options.seeds is None or result.seed in grid.seeds_up_to(options.seeds)]
     if not results:
         place = ", ".join(map(str, options.records)) or str(options.out)
         raise InputError(f"{place} holds no finished run of {options.name}; make them by `fspmu grid {options.name}`, or give another --out or --records")

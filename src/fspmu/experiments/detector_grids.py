@@ -1,0 +1,157 @@
+"""Grids of our own: what every detector and cut finds, what a repair with it is worth, and how presets and defaults were chosen."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fspmu.detection.splitting import SplitSettings
+from fspmu.experiments.experiment import Pretrain, Unlearn
+from fspmu.experiments.grid_jobs import LATER, Grid, GridRun
+from fspmu.experiments.survey_options import Survey
+from fspmu.experiments.table_grids import SMALL_DATA, noise_of
+from fspmu.pretraining import cross_entropy
+from fspmu.report.result_table import Layout
+from fspmu.stages.rounds import Rounds
+from fspmu.stages.surveying import SurveySettings
+from fspmu.unlearning.feature_preserving import PRESETS
+
+LEADING = "combined"
+"""The detector that the longer lists of repairs are made with."""
+REPAIRS = (
+    ("gmm", "original"),
+    ("known", "original"),
+    ("feature-margin", "original"),
+    ("combined", "original"),
+    ("gmm", "tuned"),
+    ("known", "tuned"),
+    ("combined", "tuned-soft"),
+    ("combined", "tuned"),
+)
+"""What finds the forget set and how the method is set, in the repairs that follow a survey."""
+WITHOUT_PROBE = SurveySettings(probe=False)
+"""What a survey costs where detectors that train networks of their own were judged in another grid."""
+FEW_REPAIRS = (("gmm", "original"), ("known", "original"), ("combined", "original"), ("known", "tuned"), ("combined", "tuned-soft"))
+"""The same, where a repair costs more."""
+
+_TUNED, _SOFT = PRESETS["tuned"], PRESETS["tuned-soft"]
+RECIPES = {
+    "delta 25": replace(_TUNED, delta=25.0),
+    "delta 100": replace(_TUNED, delta=100.0),
+    "lr .01": replace(_TUNED, lr=1e-2),
+    "lr .01 delta 25": replace(_TUNED, lr=1e-2, delta=25.0),
+    "zeta 0": replace(_TUNED, zeta=0.0),
+}
+"""Settings around the preset `tuned`, tried where the wrong labels are known."""
+ROUTES: dict[str, dict[str, Any]] = {
+    "two rounds": {"preset": "tuned-soft", "rounds": Rounds(rounds=2)},
+    "three rounds": {"preset": "tuned-soft", "rounds": Rounds(rounds=3)},
+    "two rounds and relabel .9": {"preset": "tuned-soft", "rounds": Rounds(rounds=2, relabel=0.9)},
+    "two rounds by the detector": {"preset": "tuned-soft", "rounds": Rounds(rounds=2, second_look="detector")},
+    "margin .1": {"preset": "tuned", "split": SplitSettings(margin=0.1)},
+    "unlabelled 1": {"settings": replace(_TUNED, unlabelled=1.0)},
+    "soft and unlabelled 1": {"settings": replace(_SOFT, unlabelled=1.0)},
+    "stop chance": {"settings": replace(_TUNED, stop="chance")},
+    "beta": {"preset": "tuned-soft", "cut": "beta"},
+    "bounded-mixture": {"preset": "tuned-soft", "cut": "bounded-mixture"},
+    "per-class": {"preset": "tuned-soft", "cut": "per-class"},
+}
+"""Options of a repair and of a cut, each by itself; P(clean) calibrated by a mixture, or class by class, is a route by its cut."""
+
+
+def detectors_small() -> Grid:
+    """Return detectors and cuts on four kinds of noise, after a shorter and a longer training; repairs on the shorter ones alone."""
+    noises, runs = ("sym 50", "asym 40", "instance 40", "none 0"), []
+    for noise in noises:
+        runs += with_survey(small_start(noise, 30), repairs=REPAIRS)
+    for noise in noises:
+        runs += with_survey(small_start(noise, 60), seeds=1)
+    notes = (
+        "Without noise every label is right: the share that is retained is 100% less what is flagged.",
+        "The first 5,000 images, PreActResNet18 of width 16, 4,000 test images; a column is a noise in percent and the epochs of training.",
+        "60 epochs: seed 0 alone, and no repairs.",
+    )
+    return Grid(runs, detection_layout("detectors-small", runs, notes))
+
+
+def detectors_10k() -> Grid:
+    """Return detectors and cuts on twice as many images, trained for longer."""
+    runs = [run for noise in ("sym 50", "asym 40") for run in with_survey(small_start(noise, 50, limit=10_000), FEW_REPAIRS, looking=WITHOUT_PROBE)]
+    return Grid(runs, detection_layout("detectors-10k", runs, ("The first 10,000 images, PreActResNet18 of width 16, 4,000 test images.",)))
+
+
+def detectors_wide() -> Grid:
+    """Return detectors and cuts where few labels are wrong, and where most are."""
+    runs = [run for noise in ("sym 20", "sym 80") for run in with_survey(small_start(noise, 30), FEW_REPAIRS, looking=WITHOUT_PROBE)]
+    return Grid(runs, detection_layout("detectors-wide", runs, ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images.",)))
+
+
+def detectors_memorised() -> Grid:
+    """Return detectors and cuts on a network that was trained for long, twice the steps an epoch, with 2,000 images beside those 5,000 that it never saw."""
+    start = small_start("sym 50", 100, limit=7000, width=32, held_out=2 / 7, batch_size=64)
+    runs = with_survey(start, looking=WITHOUT_PROBE)
+    notes = ("5,000 images trained on, 2,000 held out under given labels to choose a depth by, PreActResNet18 of width 32, 4,000 test images.",)
+    return Grid(runs, detection_layout("detectors-memorised", runs, notes), seeds=1)
+
+
+def small_start(noise: str, epochs: int, *, limit: int = 5000, width: int = 16, **changes: Any) -> Pretrain:
+    """Return a training by cross-entropy on the first images of CIFAR-10; half of the epochs before the learning rate falls."""
+    settings = cross_entropy.Settings(epochs=epochs, lr_step=epochs // 2, **changes)
+    data = replace(SMALL_DATA, limit=limit)
+    return Pretrain(dataset="cifar10", model="preactresnet18", width=width, data=data, noise=noise_of(noise), settings=settings)
+
+
+def with_survey(start: Pretrain, repairs: Sequence[tuple[str, str]] = (), seeds: int | None = None, looking: SurveySettings | None = None) -> list[GridRun]:
+    """Return a training, its survey, and the repairs that stand on it: one for each detector and preset. Without noise there is nothing to know."""
+    noise, words = start.noise, f"{start.settings.epochs} epochs"
+    column = f"{f'{noise.noise_mode} {100 * noise.noise_rate:g}' if noise.noise_mode != 'none' else 'none'}, {words}"
+    original = GridRun(start, (start.dataset, "original", column), words=words, seeds=seeds)
+    survey = GridRun(Survey(LATER, survey=looking or SurveySettings()), (start.dataset, "survey", column), original, seeds=seeds)
+    wanted = [(detector, preset) for detector, preset in repairs if detector != "known" or noise.noise_mode != "none"]
+    return [
+        original,
+        survey,
+        *(
+            GridRun(Unlearn(LATER, detector=detector, preset=preset), (start.dataset, f"FSPMU {preset}, {detector}", column), original, seeds=seeds)
+            for detector, preset in wanted
+        ),
+    ]
+
+
+def detection_layout(name: str, runs: Sequence[GridRun], notes: tuple[str, ...]) -> Layout:
+    """Return how a grid of detectors is shown: its columns and the rows of its accuracies are those of its runs, in their order."""
+    cells = [run.cell for run in runs]
+    data, columns = tuple(dict.fromkeys(data for data, _, _ in cells)), tuple(dict.fromkeys(column for _, _, column in cells))
+    rows = tuple(dict.fromkeys(row for _, row, _ in cells if row != "survey"))
+    return Layout(name, "forget set = known or found by a detector", data, rows, columns, notes)
+
+
+def recipes() -> Grid:
+    """Return the search for the presets and defaults of our own: kinds of noise and a seed by which no other grid judges them."""
+    runs: list[GridRun] = []
+    for noise in ("sym 35", "asym 30", "instance 30", "none 0"):
+        original, *others = with_survey(small_start(noise, 30), [("gmm", "original"), ("known", "original"), ("known", "tuned")], looking=WITHOUT_PROBE)
+        runs += [original, *others]
+        if noise in ("sym 35", "asym 30"):
+            runs += [repair_of(original, words, "known", settings=settings) for words, settings in RECIPES.items()]
+        presets = ("tuned-soft",) if noise == "none 0" else ("tuned", "tuned-soft")
+        found = itertools.product(("feature-margin", "combined"), ("sign", "noise-rate"), presets)
+        runs += [repair_of(original, f"cut {cut}", detector, cut=cut, preset=preset) for detector, cut, preset in found]
+    notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images, seed 7. By these the presets and defaults were chosen.",)
+    return Grid(runs, detection_layout("recipes-small", runs, notes), seeds=1, first_seed=7)
+
+
+def routes() -> Grid:
+    """Return what might recover better, each by itself, beside the presets of our own: on half of the labels drawn anew."""
+    original, survey = with_survey(small_start("sym 50", 30))
+    presets = [with_survey(small_start("sym 50", 30), [(detector, preset)])[2] for detector, preset in REPAIRS]
+    runs = [original, survey, *presets, *(repair_of(original, words, LEADING, **changes) for words, changes in ROUTES.items())]
+    notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images.",)
+    return Grid(runs, detection_layout("routes-small", runs, notes), seeds=1)
+
+
+def repair_of(original: GridRun, words: str, detector: str, preset: str | None = None, **changes: Any) -> GridRun:
+    """Return a repair by `fspmu` that stands on a training; `words` tell it from others with that detector and preset, in its title and in the table."""
+    data, _, column = original.cell
+    row = f"FSPMU {words}, {detector}" if preset is None else f"FSPMU {preset}, {detector}, {words}"
+    return GridRun(Unlearn(LATER, detector=detector, preset=preset, **changes), (data, row, column), original, words=words)
