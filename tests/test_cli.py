@@ -448,6 +448,13 @@ def test_moved_images_are_found_by_fingerprint(plain, tmp_path, capsys):
     assert code == 2, err
 
 
+def test_the_demo_goes_through(tmp_path, capsys):
+    code, out, err = in_process(capsys, "demo", "--epochs", "4", "--out", tmp_path / "demo", "--json")
+    assert code == 0 and {"original", "known", "gmm", "seconds"} <= json.loads(out).keys() and "Test accuracy" in err and str(tmp_path / "demo") in err
+    assert {path.name for path in (tmp_path / "demo").iterdir()} >= {"record.json", "unlearn-fspmu-gmm", "unlearn-fspmu-known"}
+
+
+@pytest.mark.slow
 def test_demo_is_what_the_readme_says(tmp_path):
     done = run("demo", "--out", tmp_path / "demo", "--json")
     result = json.loads(done.stdout)

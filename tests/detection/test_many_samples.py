@@ -58,7 +58,7 @@ def scaled(values):
 
 
 @pytest.mark.filterwarnings("ignore::fspmu.errors.DetectionWarning")
-@pytest.mark.parametrize("kind", ["apart", "overlapping", "rare", "clumps"])
+@pytest.mark.parametrize("kind", [pytest.param("apart", marks=pytest.mark.slow), "overlapping", "rare", pytest.param("clumps", marks=pytest.mark.slow)])
 def test_starts_compared_on_a_part_lead_where_all_do(kind):
     values = losses(kind)
     clean, expected = cut(values), fitted_to_all(scaled(values), 1)

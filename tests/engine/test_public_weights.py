@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from fspmu.data.sources import DataOptions
 from fspmu.engine.checkpoint import build_model, save_tensors
 from fspmu.engine.public_weights import lay_into, load_into, read_weights, read_weights_file
 from fspmu.errors import InputError
@@ -129,7 +130,7 @@ def test_what_is_no_weights_says_so(tmp_path, model):
 
 
 def test_a_run_can_begin_with_weights_from_elsewhere(tmp_path):
-    options = {"dataset": "digits", "compute": Compute(device="cpu", precision="fp32", out=tmp_path / "run")}
+    options = {"dataset": "digits", "data": DataOptions(limit=200), "compute": Compute(device="cpu", precision="fp32", out=tmp_path / "run")}
     description = Description("smallcnn", {"width": 32, "channels": 3}, tuple("0123456789"))
     model = build_model(description, torch.Generator().manual_seed(0))
     torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, tmp_path / "net1.pth.tar")

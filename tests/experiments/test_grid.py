@@ -46,7 +46,7 @@ def tiny(epochs, *rows, seeds=1):
     return Grid([start, *repairs], Layout("tiny", "digits", ("digits",), ("original", *rows), ("sym 40",)), seeds)
 
 
-REAL = {"epochs": 60, "rows": ["FSPMU"]}
+REAL = {"epochs": 40, "rows": ["FSPMU"]}
 
 
 def run(capsys, *arguments):

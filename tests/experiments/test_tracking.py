@@ -28,6 +28,7 @@ def scalars(folder):
     return found
 
 
+@pytest.mark.slow
 def test_tensorboard_sees_every_epoch(tmp_path):
     pytest.importorskip("tensorboard")
     trained = pretrain(options(tmp_path / "run", track="tensorboard"))

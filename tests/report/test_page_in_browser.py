@@ -134,6 +134,7 @@ def test_nothing_sticks_out(browser, file, width):
     opened.context.close()
 
 
+@pytest.mark.slow
 def test_thousands_of_suspects_and_points(browser, tmp_path):
     path = tmp_path / "large.html"
     path.write_text(render_page(sample_payload(suspects=5000, points=50_000)), encoding="utf-8")
