@@ -21,14 +21,13 @@ LEADING = "combined"
 REPAIRS = (
     ("gmm", "original"),
     ("known", "original"),
-    ("feature-margin", "original"),
-    ("combined", "original"),
-    ("gmm", "tuned"),
     ("known", "tuned"),
+    ("feature-margin", "tuned-soft"),
     ("combined", "tuned-soft"),
-    ("combined", "tuned"),
 )
 """What finds the forget set and how the method is set, in the repairs that follow a survey."""
+MORE_REPAIRS = (("gmm", "tuned"), ("combined", "original"), ("combined", "tuned"))
+"""The same for seed 0 alone: which part of a gain is the detector's and which the preset's."""
 WITHOUT_PROBE = SurveySettings(probe=False)
 """What a survey costs where detectors that train networks of their own were judged in another grid."""
 FEW_REPAIRS = (("gmm", "original"), ("known", "original"), ("combined", "original"), ("known", "tuned"), ("combined", "tuned-soft"))
@@ -63,27 +62,31 @@ def detectors_small() -> Grid:
     """Return detectors and cuts on four kinds of noise, after a shorter and a longer training; repairs on the shorter ones alone."""
     noises, runs = ("sym 50", "asym 40", "instance 40", "none 0"), []
     for noise in noises:
-        runs += with_survey(small_start(noise, 30), repairs=REPAIRS)
+        runs += with_survey(small_start(noise, 30), REPAIRS, MORE_REPAIRS)
     for noise in noises:
         runs += with_survey(small_start(noise, 60), seeds=1)
     notes = (
         "Without noise every label is right: the share that is retained is 100% less what is flagged.",
         "The first 5,000 images, PreActResNet18 of width 16, 4,000 test images; a column is a noise in percent and the epochs of training.",
         "60 epochs: seed 0 alone, and no repairs.",
+        "Rows that tell detector and preset apart: seed 0 alone.",
     )
     return Grid(runs, detection_layout("detectors-small", runs, notes))
 
 
 def detectors_10k() -> Grid:
     """Return detectors and cuts on twice as many images, trained for longer."""
-    runs = [run for noise in ("sym 50", "asym 40") for run in with_survey(small_start(noise, 50, limit=10_000), FEW_REPAIRS, looking=WITHOUT_PROBE)]
-    return Grid(runs, detection_layout("detectors-10k", runs, ("The first 10,000 images, PreActResNet18 of width 16, 4,000 test images.",)))
+    starts = [small_start(noise, 50, limit=10_000) for noise in ("sym 50", "asym 40")]
+    runs = [run for start in starts for run in with_survey(start, more=REPAIRS, looking=WITHOUT_PROBE)]
+    notes = ("The first 10,000 images, PreActResNet18 of width 16, 4,000 test images.", "Repairs: seed 0 alone.")
+    return Grid(runs, detection_layout("detectors-10k", runs, notes))
 
 
 def detectors_wide() -> Grid:
     """Return detectors and cuts where few labels are wrong, and where most are."""
-    runs = [run for noise in ("sym 20", "sym 80") for run in with_survey(small_start(noise, 30), FEW_REPAIRS, looking=WITHOUT_PROBE)]
-    return Grid(runs, detection_layout("detectors-wide", runs, ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images.",)))
+    runs = [run for noise in ("sym 20", "sym 80") for run in with_survey(small_start(noise, 30), REPAIRS, looking=WITHOUT_PROBE)]
+    notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images.",)
+    return Grid(runs, detection_layout("detectors-wide", runs, notes), seeds=1)
 
 
 def detectors_memorised() -> Grid:
@@ -101,19 +104,30 @@ def small_start(noise: str, epochs: int, *, limit: int = 5000, width: int = 16, 
     return Pretrain(dataset="cifar10", model="preactresnet18", width=width, data=data, noise=noise_of(noise), settings=settings)
 
 
-def with_survey(start: Pretrain, repairs: Sequence[tuple[str, str]] = (), seeds: int | None = None, looking: SurveySettings | None = None) -> list[GridRun]:
-    """Return a training, its survey, and the repairs that stand on it: one for each detector and preset. Without noise there is nothing to know."""
+def with_survey(
+    start: Pretrain,
+    repairs: Sequence[tuple[str, str]] = (),
+    more: Sequence[tuple[str, str]] = (),
+    *,
+    seeds: int | None = None,
+    looking: SurveySettings | None = None,
+) -> list[GridRun]:
+    """Return a training, its survey, and the repairs that stand on it, a detector and a preset each; `more` of them for seed 0 alone.
+
+    Without noise there is nothing to know.
+    """
     noise, words = start.noise, f"{start.settings.epochs} epochs"
     column = f"{f'{noise.noise_mode} {100 * noise.noise_rate:g}' if noise.noise_mode != 'none' else 'none'}, {words}"
     original = GridRun(start, (start.dataset, "original", column), words=words, seeds=seeds)
     survey = GridRun(Survey(LATER, survey=looking or SurveySettings()), (start.dataset, "survey", column), original, seeds=seeds)
-    wanted = [(detector, preset) for detector, preset in repairs if detector != "known" or noise.noise_mode != "none"]
+    wanted = [(pair, seeds) for pair in repairs] + [(pair, 1) for pair in more]
     return [
         original,
         survey,
         *(
-            GridRun(Unlearn(LATER, detector=detector, preset=preset), (start.dataset, f"FSPMU {preset}, {detector}", column), original, seeds=seeds)
-            for detector, preset in wanted
+            GridRun(Unlearn(LATER, detector=detector, preset=preset), (start.dataset, f"FSPMU {preset}, {detector}", column), original, seeds=count)
+            for (detector, preset), count in wanted
+            if detector != "known" or noise.noise_mode != "none"
         ),
     ]
 
@@ -143,9 +157,8 @@ def recipes() -> Grid:
 
 def routes() -> Grid:
     """Return what might recover better, each by itself, beside the presets of our own: on half of the labels drawn anew."""
-    original, survey = with_survey(small_start("sym 50", 30))
-    presets = [with_survey(small_start("sym 50", 30), [(detector, preset)])[2] for detector, preset in REPAIRS]
-    runs = [original, survey, *presets, *(repair_of(original, words, LEADING, **changes) for words, changes in ROUTES.items())]
+    original, *others = with_survey(small_start("sym 50", 30), REPAIRS, MORE_REPAIRS)
+    runs = [original, *others, *(repair_of(original, words, LEADING, **changes) for words, changes in ROUTES.items())]
     notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images.",)
     return Grid(runs, detection_layout("routes-small", runs, notes), seeds=1)
 
