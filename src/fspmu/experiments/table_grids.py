@@ -32,9 +32,9 @@ SMALL_CE = cross_entropy.Settings(epochs=50, lr_step=25)
 
 LEARNING = {
     "ce": cross_entropy.Settings(epochs=130, lr_step=65),
-    "dividemix": replace(PRETRAINING["dividemix"].settings, warm_up=10, epochs=25, lr_step=18),
-    "longremix": replace(PRETRAINING["longremix"].settings, warm_up=6, search_epochs=12, epochs=13, agreement=3, last_sets=6, ramp_up=6, lr_step=10),
-    "promix": replace(PRETRAINING["promix"].settings, warm_up=6, epochs=16, ramp_up=6, pseudo_epochs=13, agreement_after=10, batch_size=64, lr=0.02),
+    "dividemix": replace(PRETRAINING["dividemix"].settings, warm_up=10, epochs=25, lr_step=19),
+    "longremix": replace(PRETRAINING["longremix"].settings, warm_up=12, search_epochs=17, epochs=20, agreement=3, last_sets=5, ramp_up=6, lr_step=17),
+    "promix": replace(PRETRAINING["promix"].settings, warm_up=14, epochs=22, ramp_up=16, pseudo_epochs=20, agreement_after=18, batch_size=32, lr=0.02),
 }
 """Shortened schedules by which the training methods are set beside plain cross-entropy that may go backward as often as the costliest of them."""
 
