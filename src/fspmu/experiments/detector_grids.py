@@ -30,8 +30,6 @@ MORE_REPAIRS = (("gmm", "tuned"), ("combined", "original"), ("combined", "tuned"
 """The same for seed 0 alone: which part of a gain is the detector's and which the preset's."""
 WITHOUT_PROBE = SurveySettings(probe=False)
 """What a survey costs where detectors that train networks of their own were judged in another grid."""
-FEW_REPAIRS = (("gmm", "original"), ("known", "original"), ("combined", "original"), ("known", "tuned"), ("combined", "tuned-soft"))
-"""The same, where a repair costs more."""
 
 _TUNED, _SOFT = PRESETS["tuned"], PRESETS["tuned-soft"]
 RECIPES = {

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fspmu.detection.cuts.rule import all_equal, check_scores, say_all_equal
+from fspmu.detection.cuts.step import on_its_side
 from fspmu.detection.evidence import Mixture
 
 
@@ -30,6 +31,4 @@ def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torc
     typical = distance.median()
     if not typical > 0:  # most scores are 0: the others say what is far
         typical = distance[distance > 0].median()
-    clean = torch.sigmoid(-2 * (score.double() / typical)).float()
-    half = torch.tensor(0.5)
-    return Mixture(torch.where(score > 0, clean, torch.maximum(clean, torch.nextafter(half, half + 1))), ())  # what is at 0 does not look wrong
+    return Mixture(on_its_side(torch.sigmoid(-2 * (score.double() / typical)).float(), score > 0), ())  # what is at 0 does not look wrong

@@ -18,9 +18,13 @@ def smooth_step(score: Tensor, threshold: float) -> Tensor:
     distance = above.mean() - below.mean()
     variance = (((below - below.mean()) ** 2).sum() + ((above - above.mean()) ** 2).sum()) / len(values)
     width = torch.maximum(variance / distance, 1e-3 * distance)
-    clean = torch.sigmoid((threshold - values) / width).float()
+    return on_its_side(torch.sigmoid((threshold - values) / width).float(), wrong)
+
+
+def on_its_side(clean: Tensor, wrong: Tensor) -> Tensor:
+    """Return P(clean) (N,) at most .5 where `wrong` (N,) bool is set and above .5 elsewhere: rounding moves nobody across."""
     half = torch.tensor(0.5)
-    return torch.where(wrong, clean.clamp(max=0.5), torch.maximum(clean, torch.nextafter(half, half + 1)))  # rounding moves nobody across
+    return torch.where(wrong, clean.clamp(max=0.5), torch.maximum(clean, torch.nextafter(half, half + 1)))
 
 
 def between(low: Tensor, high: Tensor) -> float:
