@@ -1,12 +1,12 @@
 """Detectors: what each of them promises, the split with its floor, and the quality figures."""
 
-import dataclasses
 import math
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from made_up_evidence import make_evidence, only, seeded
 from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
@@ -19,30 +19,6 @@ from fspmu.detection.label_issues import COLUMNS, label_issues, opinions_of, wri
 from fspmu.detection.quality import detection_quality
 from fspmu.detection.splitting import SplitSettings, split_at
 from fspmu.errors import InputError
-
-CLASSES = 4
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_evidence(count=400, wrong=0.3, seed=0):
-    """Return all evidence there is on a model that is sure of the truth, with a share of wrong labels."""
-    draw = seeded(seed)
-    truth = torch.randint(CLASSES, (count,), generator=draw)
-    flip = torch.rand(count, generator=draw) < wrong
-    given = torch.where(flip, (truth + 1) % CLASSES, truth)
-    logits = torch.randn(count, CLASSES, generator=draw)
-    logits[torch.arange(count), truth] += 6
-    losses = torch.nn.functional.cross_entropy(logits, given, reduction="none")
-    return Evidence(given, CLASSES, logits=logits, reference_losses=losses, truth=truth)
-
-
-def only(evidence, needs):
-    """Return `evidence` with nothing but what is declared."""
-    fields = {field.name for field in dataclasses.fields(Evidence)} - {"given_labels", "num_classes"}
-    return dataclasses.replace(evidence, **dict.fromkeys(fields - needs))
 
 
 def test_gmm_scores_by_cross_entropy_on_the_given_label():

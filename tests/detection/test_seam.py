@@ -6,15 +6,14 @@ import warnings
 
 import pytest
 import torch
+from made_up_evidence import FIELDS, make_evidence, only, seeded
 from sklearn.metrics import roc_auc_score
 
 from fspmu.data.images import Images
 from fspmu.detection import DEFAULT, DETECTORS
 from fspmu.detection.cuts import CUTS
-from fspmu.detection.evidence import Evidence
 from fspmu.engine.run import Run
 from fspmu.errors import DetectionWarning, InputError
-from fspmu.losses import margins
 from fspmu.models import MODELS
 from fspmu.preprocessing import Preprocessing
 from fspmu.pretraining import METHODS as PRETRAINING
@@ -23,52 +22,11 @@ from fspmu.stages.finding import find_label_issues
 from fspmu.stages.gathering import Beside, gather, look
 from memorised_digits import NAMES, digits
 
-CLASSES = 4
-FIELDS = {field.name for field in dataclasses.fields(Evidence)} - {"given_labels", "num_classes"}
-
 
 def skip_without(detector):
     """Skip where the package that a detector asks is not installed."""
     if detector == "confident-learning":
         pytest.importorskip("cleanlab")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_evidence(count=400, wrong=0.3, seed=0):
-    """Return all evidence there is on a model that is sure of the truth, with a share of wrong labels."""
-    draw = seeded(seed)
-    truth = torch.randint(CLASSES, (count,), generator=draw)
-    flip = torch.rand(count, generator=draw) < wrong
-    given = torch.where(flip, (truth + 1) % CLASSES, truth)
-    logits = torch.randn(count, CLASSES, generator=draw)
-    logits[torch.arange(count), truth] += 6
-    losses = torch.nn.functional.cross_entropy(logits, given, reduction="none")
-    around = torch.eye(CLASSES, 6)[truth] * 4 + torch.randn(count, 6, generator=draw) * 0.3
-    epochs = torch.stack([margins(logits + torch.randn(count, CLASSES, generator=draw), given) for _ in range(5)]).half()
-    return Evidence(
-        given,
-        CLASSES,
-        logits=logits,
-        features=around,
-        block=around.half(),
-        view_probabilities=logits.softmax(1),
-        view_margins=margins(logits, given),
-        history=epochs,
-        probe_history=epochs.flip(0),
-        cross_fitted=logits.softmax(1),
-        reference_losses=losses,
-        probe_losses=losses + 0.1,
-        reference_probe_losses=losses + 0.2,
-        truth=truth,
-    )
-
-
-def only(evidence, needs):
-    """Return `evidence` with nothing but what is declared."""
-    return dataclasses.replace(evidence, **dict.fromkeys(FIELDS - needs))
 
 
 def content(evidence):
