@@ -25,8 +25,6 @@ NLL_DETECTOR = "gmm-probe"
 
 SMALL_DATA = DataOptions(limit=5000, test_limit=4000)
 """Two thirds of the passes would go into testing on all 10,000 images after each epoch."""
-SMALL_EPOCHS = {"dividemix": (10, 25)}
-"""Warm-up and all epochs of a method in the small tables: 15 main epochs."""
 SMALL_CE = cross_entropy.Settings(epochs=50, lr_step=25)
 """Half of the epochs before the learning rate falls, as published."""
 
@@ -37,6 +35,8 @@ LEARNING = {
     "promix": replace(PRETRAINING["promix"].settings, warm_up=14, epochs=22, ramp_up=16, pseudo_epochs=20, agreement_after=18, batch_size=32, lr=0.02),
 }
 """Shortened schedules by which the training methods are set beside plain cross-entropy that may go backward as often as the costliest of them."""
+SMALL_NLL = {"dividemix": LEARNING["dividemix"]}
+"""NLL methods of the small tables, by the same schedule, so that both need one training: warm-up and 15 main epochs, the last 6 at a tenth of the rate."""
 
 _ABOUT = {"known": "forget set = known wrong labels", "gmm": "forget set = predicted by the mixture model"}
 
@@ -68,15 +68,14 @@ def small(forget_set: str) -> Grid:
     for column in columns:
         start = Pretrain(dataset="cifar10", model="preactresnet18", width=16, data=SMALL_DATA, noise=noise_of(column), settings=SMALL_CE)
         runs += with_repairs(start, column, forget_set)
-        for method, (warm_up, epochs) in SMALL_EPOCHS.items():
-            settings = replace(PRETRAINING[method].settings, warm_up=warm_up, epochs=epochs)
+        for method, settings in SMALL_NLL.items():
             runs += with_repairs(replace(start, method=method, settings=settings), column, forget_set)
     notes = (
         f"Small protocol, which nobody has published: the first 5,000 images, PreActResNet18 of width 16, {SMALL_CE.epochs} epochs, 4,000 test images.",
-        f"DivideMix: the first {SMALL_EPOCHS['dividemix'][1]} epochs of its published schedule, so that its learning rate never falls;"
-        " learning-small has it with a schedule that ends.",
+        f"DivideMix: {SMALL_NLL['dividemix'].epochs} epochs, the first {SMALL_NLL['dividemix'].warm_up} of them warm-up,"
+        f" the last {SMALL_NLL['dividemix'].epochs - SMALL_NLL['dividemix'].lr_step} at a tenth of the learning rate.",
     )
-    layout = Layout(f"table-{forget_set}-small", _ABOUT[forget_set], ("cifar10",), (*CE_ROWS, *nll_rows(SMALL_EPOCHS)), columns, notes)
+    layout = Layout(f"table-{forget_set}-small", _ABOUT[forget_set], ("cifar10",), (*CE_ROWS, *nll_rows(SMALL_NLL)), columns, notes)
     return Grid(runs, layout, seeds=1)
 
 
