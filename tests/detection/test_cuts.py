@@ -1,6 +1,7 @@
 """What every cut promises: for any scores, whatever their unit, few or many, equal or not a number."""
 
 import dataclasses
+import math
 import time
 import warnings
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::fspmu.errors.DetectionWarning")
 
 MONOTONE = [name for name in CUTS if name not in ("mixture", "mixture-reference")]
 WITHIN_A_CLASS = ("per-class",)
-MOVED = [name for name in CUTS if name not in ("mixture", "mixture-reference", "sign", "as-is")]
+MOVED = [name for name in CUTS if name not in ("mixture", "mixture-reference", "sign", "log-odds", "as-is")]
 """Cuts that do not mind where 0 is; noise-rate does where it goes by the mirror, and mixture is tried by itself, being slower."""
 
 
@@ -161,12 +162,19 @@ def test_sign_by_hand():
     )
 
 
+def test_log_odds_are_taken_at_their_word():
+    score = torch.tensor([-1e-9, 0.0, 1e-9, math.log(3), -math.log(3), 30.0])
+    clean = cut("log-odds", score)
+    torch.testing.assert_close(clean, torch.tensor([0.5, 0.5, 0.5, 0.25, 0.75, 0.0]))
+    assert (clean > 0.5).tolist() == [True, True, False, False, True, False], "what is at 0 does not look wrong"
+
+
 def test_sign_is_refused_where_0_does_not_divide():
     with pytest.raises(InputError, match="--cut sign asks on which side of 0 .* detector 'gmm'; choose another --cut"):
         check_signed("sign", CUTS["sign"], "gmm", signed=False)
     check_signed("sign", CUTS["sign"], "feature-margin", signed=True)
     check_signed("otsu", CUTS["otsu"], "gmm", signed=False)
-    assert [name for name, rule in CUTS.items() if rule.signed_only] == ["sign"] and sign.Settings() == CUTS["sign"].settings
+    assert [name for name, rule in CUTS.items() if rule.signed_only] == ["sign", "log-odds"] and sign.Settings() == CUTS["sign"].settings
 
 
 def test_as_is_means_what_it_says():

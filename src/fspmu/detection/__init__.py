@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fspmu.detection import at_random, combined, confident, feature_margin, fine, known, loss_mixture, nearest, trajectory, views_margin
+from fspmu.detection import at_random, combined, confident, feature_margin, fine, known, loss_mixture, nearest, noise_transition, trajectory, views_margin
 from fspmu.detection.evidence import DepthSettings, Detector, FoldSettings, ProbeSettings, ViewSettings
 
 LOSS = "loss on the given label"
@@ -17,6 +17,11 @@ class FeatureMargin(DepthSettings, feature_margin.Settings):
 
 
 @dataclass(frozen=True)
+class NoiseTransition(DepthSettings, noise_transition.Settings):
+    """How the discriminant and the transition matrix are estimated, and from features taken where."""
+
+
+@dataclass(frozen=True)
 class Nearest(DepthSettings, nearest.Settings):
     """Which neighbours vote, and among features taken where."""
 
@@ -28,7 +33,7 @@ class ViewsMargin(ViewSettings, views_margin.Settings):
 
 @dataclass(frozen=True)
 class Combined(DepthSettings, combined.Settings):
-    """How the discriminant is estimated, what it counts for, and from features taken where."""
+    """How the discriminant and the transition matrix are estimated, what the others count for, and from features taken where."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,15 @@ DETECTORS = {
         cut="sign",
         signed=True,
         axis="distance to the given class less that to the nearest other",
+    ),
+    "noise-transition": Detector(
+        noise_transition.score,
+        NoiseTransition(),
+        frozenset({"block"}),
+        "the same, weighed by how often these two classes are taken for each other",
+        cut="log-odds",
+        signed=True,
+        axis="log-odds of a wrong label",
     ),
     "knn": Detector(
         nearest.score,
@@ -149,11 +163,11 @@ DETECTORS = {
         combined.score,
         Combined(),
         combined.NEEDS,
-        "features inside the network, random views and, where it was recorded, the training, together",
-        cut="sign",
+        "noise-transition, random views and, where it was recorded, the training, together",
+        cut="log-odds",
         signed=True,
         optional=combined.OPTIONAL,
-        axis="all parts together, in standard deviations",
+        axis="log-odds of a wrong label, all parts together",
     ),
     "known": Detector(
         known.score,

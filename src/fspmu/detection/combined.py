@@ -1,10 +1,11 @@
 """combined: what features, views and the history of training say of a label, together.
 
-parts    b = the feature margin; others: minus the mean margin over views, and, where there is one, the disagreement over the epochs of training
-level    mean of b among the samples of a given label: how many of its labels are wrong. Views and history mistake a hard class for a mislabelled one.
-within   what a part says beyond the mean of its class, over its standard deviation s, squashed: g(x) = 3 tanh(x / (3 s))
-score    level_y / s_b + (lead * g(b - level_y) + sum over the others of g(part - mean_y)) / (lead + number of others)
-0 divides as it does for the feature margin, the level of whose classes is kept.
+leading  the log-odds of noise-transition: how many labels of a class are wrong, and taken for which others
+others   minus the mean margin over views, and, where there is one, the disagreement over the epochs of training
+within   what a part says beyond the mean of its class, over its standard deviation s, squashed: g(x) = 3 tanh(x / (3 s)). Views and history mistake a hard
+         class for a mislabelled one, and so count within a class alone.
+score    leading + beside * sum over the others of g(part - mean_y)
+0 divides as it does for the log-odds.
 Source: docs/detection.md, "Scores".
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fspmu.detection import feature_margin, trajectory
+from fspmu.detection import noise_transition, trajectory
 from fspmu.detection.evidence import Evidence
 
 NEEDS = frozenset({"block", "view_margins"})
@@ -24,46 +25,40 @@ FARTHEST = 3.0
 
 
 @dataclass(frozen=True)
-class Settings(feature_margin.Settings):
-    """The feature margin, and what it counts for."""
+class Settings(noise_transition.Settings):
+    """The log-odds by features, and what the others count for."""
 
-    lead: float = 2.0
-    """What the feature margin counts for, where views and history count for 1 each."""
+    beside: float = 0.5
+    """What a standard deviation of views, or of the history, adds to the log-odds."""
 
 
 def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
-    """Return the parts together, (N,), in standard deviations; HIGH = looks wrong, 0 divides."""
-    leading = feature_margin.score(evidence, settings, generator)
+    """Return the parts together, (N,), as log-odds; HIGH = looks wrong, 0 divides."""
+    leading = noise_transition.score(evidence, settings, generator)
     others = [-evidence.need("view_margins").float()]
     if evidence.history is not None:
         others.append(trajectory.score(evidence, trajectory.Settings(), generator))
-    return join(leading, others, evidence.given_labels, evidence.num_classes, settings.lead)
+    return join(leading, others, evidence.given_labels, evidence.num_classes, settings.beside)
 
 
-def join(leading: Tensor, others: list[Tensor], given_labels: Tensor, num_classes: int, lead: float) -> Tensor:
-    """Return one score (N,) of a leading margin (N,), which sets the level of each class, and others (N,), which count within the classes.
+def join(leading: Tensor, others: list[Tensor], given_labels: Tensor, num_classes: int, beside: float) -> Tensor:
+    """Return one score (N,) of leading log-odds (N,) and others (N,), which count within the classes.
 
     One of the others that says the same of all samples of a class does not count.
     """
-    level = class_means(leading, given_labels, num_classes)
-    inside, spread = _within(leading, level)
-    parts = [_within(part, class_means(part, given_labels, num_classes)) for part in others]
-    said = [deviations for deviations, size in parts if size > 0]
-    scale = spread or float(level.abs().mean()) or 1.0
-    weighed = lead * inside + sum(said, torch.zeros(len(leading), dtype=torch.float64))
-    return (level / scale + weighed / max(lead + len(said), 1e-12)).float()
+    return (leading.double() + beside * sum(within_classes(part, given_labels, num_classes) for part in others)).float()
+
+
+def within_classes(values: Tensor, given_labels: Tensor, num_classes: int) -> Tensor:
+    """Return how far values (N,) lie from the mean of their class, in standard deviations of all and squashed, (N,) float64; 0 where none differs."""
+    away = values.double() - class_means(values, given_labels, num_classes)
+    spread = float(away.square().mean().sqrt())
+    if not spread > 1e-6 * float(values.double().abs().max()):  # only rounding is left
+        return torch.zeros_like(away)
+    return FARTHEST * torch.tanh(away / (FARTHEST * spread))
 
 
 def class_means(values: Tensor, given_labels: Tensor, num_classes: int) -> Tensor:
     """Return for each sample the mean of values (N,) among those of its given label, (N,) float64."""
     sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, given_labels, values.double())
     return (sums / torch.bincount(given_labels, minlength=num_classes).clamp(min=1))[given_labels]
-
-
-def _within(values: Tensor, level: Tensor) -> tuple[Tensor, float]:
-    """Return the deviations of values (N,) from their level (N,), in standard deviations and squashed, and the standard deviation; 0 where none deviates."""
-    away = values.double() - level
-    spread = float(away.square().mean().sqrt())
-    if not spread > 1e-6 * float(values.double().abs().max()):  # only rounding is left
-        return torch.zeros_like(away), 0.0
-    return FARTHEST * torch.tanh(away / (FARTHEST * spread)), spread

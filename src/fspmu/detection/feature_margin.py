@@ -89,21 +89,21 @@ class Discriminant:
         weights = self.precision @ (self.means - centre).T
         return centre.float(), -2 * weights.float(), torch.einsum("kd,dk->k", self.means - centre, weights).float()
 
-    def _relative(self, features: Tensor) -> Tensor:
+    def relative(self, features: Tensor) -> Tensor:
         """Return d_k(f) less a term that is the same for every class, (n, K) float32."""
         centre, weights, offsets = self._linear
         return torch.addmm(offsets, features.float() - centre, weights)
 
     def predict(self, features: Tensor) -> Tensor:
         """Return the nearest rival of features (n, D), (n,) int64."""
-        nearest = [self._relative(features[rows]).masked_fill_(~self.rivals, torch.inf).argmin(dim=1) for rows in _chunks(len(features))]
+        nearest = [self.relative(features[rows]).masked_fill_(~self.rivals, torch.inf).argmin(dim=1) for rows in chunks(len(features))]
         return torch.cat(nearest) if nearest else torch.empty(0, dtype=torch.int64)
 
     def margins(self, features: Tensor, given_labels: Tensor) -> Tensor:
         """Return d_y - min_{k != y} d_k of features (n, D), (n,) float32; 0 where there is no other class."""
         margins = torch.empty(len(features))
-        for rows in _chunks(len(features)):
-            distances, labels = self._relative(features[rows]), given_labels[rows, None]
+        for rows in chunks(len(features)):
+            distances, labels = self.relative(features[rows]), given_labels[rows, None]
             own = distances.gather(1, labels).squeeze(1)
             other = distances.masked_fill_(~self.rivals, torch.inf).scatter_(1, labels, torch.inf).amin(dim=1)
             margins[rows] = (own - other).masked_fill_(other.isinf(), 0.0)
@@ -183,7 +183,7 @@ def _sums_of(features: Tensor, given_labels: Tensor, num_classes: int, chosen: T
     width = features.shape[1]
     shapes = ((num_classes,), (num_classes, width), (width, width))
     total = ClassSums(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
-    for rows in _chunks(len(features)):
+    for rows in chunks(len(features)):
         kept = slice(None) if chosen is None else chosen[rows]
         total = total + class_sums(features[rows][kept], given_labels[rows][kept], num_classes)
     return total
@@ -239,5 +239,6 @@ def _separation_of_one(share: float) -> float:
     return (above - below) / math.sqrt((1 + cut * above - above**2 + 1 + cut * below - below**2) / 2)
 
 
-def _chunks(count: int) -> Iterator[slice]:
+def chunks(count: int) -> Iterator[slice]:
+    """Yield slices that cover so many rows, as many at once as fit in memory with their distances to all classes."""
     return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))

@@ -1,6 +1,5 @@
 """Grids of our own: what every detector and cut finds, what a repair with it is worth, and how presets and defaults were chosen."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,17 +15,17 @@ from fspmu.stages.rounds import Rounds
 from fspmu.stages.surveying import SurveySettings
 from fspmu.unlearning.feature_preserving import PRESETS
 
-LEADING = "combined"
+LEADING = "noise-transition"
 """The detector that the longer lists of repairs are made with."""
 REPAIRS = (
     ("gmm", "original"),
     ("known", "original"),
     ("known", "tuned"),
-    ("feature-margin", "tuned-soft"),
+    ("noise-transition", "tuned-soft"),
     ("combined", "tuned-soft"),
 )
 """What finds the forget set and how the method is set, in the repairs that follow a survey."""
-MORE_REPAIRS = (("gmm", "tuned"), ("combined", "original"), ("combined", "tuned"))
+MORE_REPAIRS = (("gmm", "tuned"), (LEADING, "original"), (LEADING, "tuned"), ("feature-margin", "tuned-soft"))
 """The same for seed 0 alone: which part of a gain is the detector's and which the preset's."""
 WITHOUT_PROBE = SurveySettings(probe=False)
 """What a survey costs where detectors that train networks of their own were judged in another grid."""
@@ -36,7 +35,6 @@ RECIPES = {
     "delta 25": replace(_TUNED, delta=25.0),
     "delta 100": replace(_TUNED, delta=100.0),
     "lr .01": replace(_TUNED, lr=1e-2),
-    "lr .01 delta 25": replace(_TUNED, lr=1e-2, delta=25.0),
     "zeta 0": replace(_TUNED, zeta=0.0),
 }
 """Settings around the preset `tuned`, tried where the wrong labels are known."""
@@ -142,13 +140,18 @@ def recipes() -> Grid:
     """Return the search for the presets and defaults of our own: kinds of noise and a seed by which no other grid judges them."""
     runs: list[GridRun] = []
     for noise in ("sym 35", "asym 30", "instance 30", "none 0"):
-        original, *others = with_survey(small_start(noise, 30), [("gmm", "original"), ("known", "original"), ("known", "tuned")], looking=WITHOUT_PROBE)
+        tuned = [] if noise == "none 0" else [(LEADING, "tuned")]
+        wanted = [
+            ("gmm", "original"),
+            ("known", "original"),
+            ("known", "tuned"),
+            *tuned,
+            *((name, "tuned-soft") for name in (LEADING, "combined", "feature-margin")),
+        ]
+        original, *others = with_survey(small_start(noise, 30), wanted, looking=WITHOUT_PROBE)
         runs += [original, *others]
         if noise in ("sym 35", "asym 30"):
             runs += [repair_of(original, words, "known", settings=settings) for words, settings in RECIPES.items()]
-        presets = ("tuned-soft",) if noise == "none 0" else ("tuned", "tuned-soft")
-        found = itertools.product(("feature-margin", "combined"), ("sign", "noise-rate"), presets)
-        runs += [repair_of(original, f"cut {cut}", detector, cut=cut, preset=preset) for detector, cut, preset in found]
     notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images, seed 7. By these the presets and defaults were chosen.",)
     return Grid(runs, detection_layout("recipes-small", runs, notes), seeds=1, first_seed=7)
 

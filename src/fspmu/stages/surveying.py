@@ -35,6 +35,8 @@ WITHOUT_HISTORY = "combined-without-history"
 """The name under which combined stands as it is for a model whose training nobody recorded, beside what it makes of the recorded training."""
 ALIASES = {CROSS_FITTED: "confident-learning", WITHOUT_HISTORY: "combined"}
 """Detectors that stand twice in a survey, by their second name."""
+AT_ITS_WORD = ("as-is", "log-odds")
+"""Cuts by which a score means what it says: with any other score than theirs they would judge by its unit."""
 ELSEWHERE = {
     "known": "is shown the true labels",
     "random": "looks at nothing",
@@ -113,9 +115,9 @@ def _as_looked(settings: Any, looking: SurveySettings) -> Any:
 
 
 def fitting_cuts(choice: Choice, settings: SurveySettings) -> list[Choice]:
-    """Return the detector with every cut that is asked for and fits its scores: `sign` for margins alone, `as-is` for probabilities alone."""
+    """Return the detector with every cut that is asked for and fits its scores: `sign` for margins alone, what takes scores at their word for its own alone."""
     signed, asked = choice.how.signed_with(choice.settings), _names(settings.cuts)
-    fits = [name for name, rule in CUTS.items() if (signed or not rule.signed_only) and (name != "as-is" or choice.cut == "as-is")]
+    fits = [name for name, rule in CUTS.items() if (signed or not rule.signed_only) and (name not in AT_ITS_WORD or choice.cut == name)]
     return [choose_detection(choice.detector, choice.settings, name) for name in fits if asked is None or name in asked]
 
 

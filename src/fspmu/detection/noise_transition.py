@@ -1,0 +1,148 @@
+"""noise-transition: features say what an image shows, a transition matrix says how often that is given this label.
+
+posterior    q_k(f) = softmax over k of log s_k - d_k(f) / (2 t): d_k the distances of feature-margin's discriminant, s_k the share of all that is of class k
+transition   T_kc, the share of class k that is given label c, by expectation and maximisation
+             expect    r_k = T_ky q_k / sum_j T_jy q_j, the probability that a sample labelled y is of class k
+             maximise  s_k = mean of r_k (each class one sample more)
+                       T_kc = (sum of r_k over samples labelled c + b A_kc) / (sum of r_k over all + b), A = 1 - w on the diagonal and w spread over
+                       the other labels, w the share of all samples that counts as wrong: classes of few samples are mislabelled as all are
+temperature  t, by which the given labels are likeliest: mean over samples of log sum_k T_ky q_k
+score        log of (1 - r_y) / r_y, the log-odds that the label is wrong
+So an image between two classes keeps its label where these are seldom taken for each other, and loses it where they often are; no share of the samples must be
+wrong. Only the NEAREST classes of an image, and its own, can be what it shows.
+Source: docs/detection.md, "Scores".
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fspmu.detection import feature_margin
+from fspmu.detection.evidence import Evidence
+
+NEAREST = 16
+"""Classes beside its own that an image may show: beyond these the posterior is as good as nothing."""
+MOST_SEARCHED = 20_000
+"""Samples by which the temperature is found."""
+COOLEST, HOTTEST = 0.05, 500.0
+"""Between these the temperature is sought; 1 is where features of a class are one Gaussian."""
+ROUNDS, CHANGE = 200, 1e-5
+"""Most rounds of expectation and maximisation, and the change of no entry of T by more than which ends them."""
+FIRST_WRONG = 0.2
+"""Share of each class that T calls wrong in the beginning."""
+TINY = torch.finfo(torch.float32).tiny
+SUREST = 30.0
+"""Log-odds beyond which nobody is surer."""
+
+
+@dataclass(frozen=True)
+class Settings(feature_margin.Settings):
+    """How the discriminant is estimated, and the transition matrix."""
+
+    refinements: int = 1
+    """Rounds of estimating the discriminant again from the samples that look right so far; with more of them more labels are called wrong, right ones too."""
+    common_samples: float = 50.0
+    """How many samples what is known of all classes counts for, in the row of one."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What each of N samples may show: classes (N, M) int64, its own first, and their distances (N, M) float32."""
+
+    classes: Tensor
+    distances: Tensor
+    given_labels: Tensor
+    num_classes: int
+
+    def every(self, step: int) -> "Candidates":
+        """Return those of every so many-th sample."""
+        return Candidates(self.classes[::step], self.distances[::step], self.given_labels[::step], self.num_classes)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How labels came about: the share of each class (K,), the transition matrix (K, K) with rows of 1, float64, and the temperature of distances.
+
+    likelihood is the mean log-likelihood of the given labels by which this was found.
+    """
+
+    shares: Tensor
+    transition: Tensor
+    temperature: float
+    likelihood: float
+
+    def log_odds(self, found: Candidates) -> Tensor:
+        """Return the log-odds (N,) float32 that the given label is wrong, within +-SUREST."""
+        joint = (self.shares.log()[found.classes] - found.distances / (2 * self.temperature)) + self.transition[
+            found.classes, found.given_labels[:, None]
+        ].log()
+        return (joint[:, 1:].logsumexp(dim=1) - joint[:, 0]).clamp(-SUREST, SUREST).float()
+
+
+def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Return the log-odds (N,) that each label is wrong, within +-SUREST; HIGH = looks wrong, 0 divides."""
+    block, given = evidence.need("block"), evidence.given_labels
+    found = candidates(feature_margin.discriminant(block, given, evidence.num_classes, settings), block, given)
+    if found.classes.shape[1] == 1:  # there is no other class
+        return torch.full((len(given),), -SUREST)
+    return estimate_noise(found, find_temperature(found, settings.common_samples), settings.common_samples).log_odds(found)
+
+
+def candidates(discriminant: feature_margin.Discriminant, features: Tensor, given_labels: Tensor) -> Candidates:
+    """Return which classes each sample may show, by features (N, D) and given labels (N,)."""
+    num_classes = len(discriminant.means)
+    kept = min(NEAREST + 1, num_classes)
+    classes = torch.empty(len(features), kept, dtype=torch.int64)
+    distances = torch.empty(len(features), kept)
+    for rows in feature_margin.chunks(len(features)):
+        to_all, own = discriminant.relative(features[rows]), given_labels[rows, None]
+        first = to_all.masked_fill(~discriminant.rivals, torch.inf).scatter_(1, own, -torch.inf)
+        ranked = first.topk(kept, dim=1, largest=False)
+        classes[rows] = ranked.indices
+        distances[rows] = ranked.values.scatter(1, torch.zeros_like(own), to_all.gather(1, own))
+    return Candidates(classes, distances, given_labels, num_classes)
+
+
+def find_temperature(found: Candidates, common_samples: float) -> float:
+    """Return the temperature by which the given labels are likeliest, each with the transition matrix that suits it."""
+    from scipy.optimize import minimize_scalar
+
+    some = found.every(-(-len(found.given_labels) // MOST_SEARCHED))
+
+    def unlikelihood(log_temperature: float) -> float:
+        return -estimate_noise(some, math.exp(log_temperature), common_samples).likelihood
+
+    best = minimize_scalar(unlikelihood, bounds=(math.log(COOLEST), math.log(HOTTEST)), method="bounded", options={"xatol": 0.02})
+    return math.exp(float(best.x))
+
+
+def estimate_noise(found: Candidates, temperature: float, common_samples: float) -> Noise:
+    """Return how the given labels came about, at this temperature."""
+    num_classes = found.num_classes
+    nearness = (-found.distances / (2 * temperature)).softmax(dim=1)
+    places = found.classes * num_classes + found.given_labels[:, None]
+    same = torch.eye(num_classes, dtype=torch.float64)
+    borne = torch.bincount(found.given_labels, minlength=num_classes).double()
+    others = (1 - same) * (borne > 0)  # nothing is called what nobody is called
+
+    def alike(wrong: float) -> Tensor:
+        """Return what every row would be, were all classes mislabelled alike."""
+        return (1 - wrong) * same + wrong * others / others.sum(dim=1, keepdim=True).clamp(min=1)
+
+    shares = (borne + 1) / (len(found.given_labels) + num_classes)
+    transition, likelihood = alike(FIRST_WRONG), 0.0
+    for _ in range(ROUNDS):
+        posterior = shares.float()[found.classes] * nearness
+        joint = transition.flatten().float()[places] * posterior
+        explained = joint.sum(dim=1, keepdim=True).clamp(min=TINY)
+        likelihood = float((explained.squeeze(1) / posterior.sum(dim=1).clamp(min=TINY)).log().mean())
+        counts = torch.zeros(num_classes**2, dtype=torch.float64).index_add_(0, places.flatten(), (joint / explained).double().flatten()).view_as(same)
+        wrong = 1 - float(counts.diagonal().sum() / counts.sum())
+        shares = (counts.sum(dim=1) + 1) / (counts.sum() + num_classes)
+        raised = counts + common_samples * alike(wrong) + TINY * same
+        former, transition = transition, raised / raised.sum(dim=1, keepdim=True)
+        if float((transition - former).abs().max()) < CHANGE:
+            break
+    return Noise(shares, transition, temperature, likelihood)
