@@ -1,5 +1,9 @@
 """Which device and which number format this machine offers."""
 
+import contextlib
+import ctypes
+import os
+import platform
 import re
 
 import torch
@@ -7,6 +11,8 @@ from torch import nn
 
 from fspmu.errors import InputError, choose
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""What mallopt of the GNU C library calls these settings."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -43,9 +49,19 @@ def is_slow_in(precision: str, device: torch.device) -> bool:
 
 
 def tune(device: torch.device) -> None:
-    """Let a GPU try its convolution kernels on the first batch of each shape: shapes repeat thousands of times."""
+    """Let a GPU try its convolution kernels on the first batch of each shape: shapes repeat thousands of times. Let a CPU keep freed memory for the next batch.
+
+    By itself the GNU C library gives the memory of large tensors back at once, and the system clears it page by page for the next batch, at a cost that
+    docs/performance.md measures. Environment variables by which a user sets the allocator are left to rule.
+    """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    chosen = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if device.type == "cpu" and not chosen and platform.libc_ver()[0] == "glibc":
+        with contextlib.suppress(OSError, AttributeError):  # another allocator stands in its place
+            allocator = ctypes.CDLL(None)
+            allocator.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+            allocator.mallopt(_TRIM_THRESHOLD, 2**30)
 
 
 def memory_format_for(model: nn.Module, device: torch.device) -> torch.memory_format:
