@@ -249,10 +249,11 @@ def test_one_gaussian_is_no_two_groups_wherever_it_is_cut():
 
 def test_the_benchmark_measures_the_score(monkeypatch, capsys):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    benchmark = importlib.import_module("feature_margin")
-    del sys.modules["feature_margin"]
-    benchmark.main(["--samples", "3000", "--features", "16", "--classes", "5", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["seconds"] > 0 and found["peak_bytes"] >= found["ready_bytes"] > 0 and found["judged_rightly"] > 0.95
+    benchmark = importlib.import_module("discriminants")
+    del sys.modules["discriminants"]
+    for name in ("feature-margin", "noise-transition"):
+        benchmark.main(["--detector", name, "--samples", "3000", "--features", "16", "--classes", "5", "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert found["seconds"] > 0 and found["peak_bytes"] >= found["ready_bytes"] > 0 and found["judged_rightly"] > 0.95
     benchmark.main(["--samples", "300", "--features", "4", "--classes", "3"])
-    assert capsys.readouterr().out.startswith("N = 300, D = 4, K = 3, 3 refinements")
+    assert capsys.readouterr().out.startswith("feature-margin: N = 300, D = 4, K = 3, threads")
