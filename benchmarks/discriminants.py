@@ -1,6 +1,6 @@
 """Do detectors that fit a discriminant keep up with a million samples? Seconds and peak memory of the whole score, in a process of its own.
 
-    python benchmarks/discriminants.py [--detector NAME] [--samples N] [--features D] [--classes K] [--refinements R] [--threads T] [--json]
+    python benchmarks/discriminants.py [--detector NAME] [--samples N] [--features D] [--classes K] [--threads T] [--json]
 
 Features are drawn at random around their classes, float16 as they are gathered, a chunk at a time; drawing them is not counted. A fifth of the labels is wrong.
 The peak of memory is that of the process; what it held with its features ready is given beside it.

@@ -8,7 +8,6 @@ Prints, for an epoch of training and for a pass without training over made-up im
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ def work(width: int, samples: int) -> dict[str, float]:
     """Return the processor's seconds of each kind of work in this process, and its peak memory in MiB."""
     import torch
 
+    from discriminants import peak_bytes
     from fspmu.data.images import Images
     from fspmu.engine.inference import predict
     from fspmu.engine.run import Run
@@ -39,8 +39,7 @@ def work(width: int, samples: int) -> dict[str, float]:
     between = time.process_time()
     for _ in range(3):
         predict(trained.models[0], images, run)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return dict(zip((*WORK, "peak"), (between - started, time.process_time() - between, peak), strict=True))
+    return dict(zip((*WORK, "peak"), (between - started, time.process_time() - between, peak_bytes() / 2**20), strict=True))
 
 
 def main() -> None:

@@ -297,6 +297,10 @@ BAD = {
     "no margin": (["detect", "RUN", "--margin", "1.5", "--out", "OUT"], "--margin is 1.5, but it must be a fraction"),
     "no neighbours": (["detect", "RUN", "--detector", "knn", "--neighbours", "0", "--out", "OUT"], "--neighbours is 0, but it must be at least 1"),
     "no views": (["detect", "RUN", "--detector", "feature-margin", "--views", "0", "--out", "OUT"], "--views is 0, but it must be at least 1"),
+    "fewer than no samples": (
+        ["detect", "RUN", "--detector", "noise-transition", "--common-samples", "-5", "--out", "OUT"],
+        "--common-samples is -5.0, but it must be at least 0",
+    ),
     "no such depth": (["detect", "RUN", "--detector", "feature-margin", "--depth", "layer3", "--out", "OUT"], "the network has no part 'layer3'"),
     "no history": (["detect", "UNRECORDED", "--detector", "trajectory", "--out", "OUT"], "--detector probe trains a fresh network"),
     "a rate above one": (["detect", "RUN", "--cut", "noise-rate", "--rate", "2", "--out", "OUT"], "--rate is 2"),

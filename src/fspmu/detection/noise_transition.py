@@ -75,9 +75,8 @@ class Noise:
 
     def log_odds(self, found: Candidates) -> Tensor:
         """Return the log-odds (N,) float32 that the given label is wrong, within +-SUREST."""
-        joint = (self.shares.log()[found.classes] - found.distances / (2 * self.temperature)) + self.transition[
-            found.classes, found.given_labels[:, None]
-        ].log()
+        said = self.transition[found.classes, found.given_labels[:, None]].log()
+        joint = self.shares.log()[found.classes] - found.distances / (2 * self.temperature) + said
         return (joint[:, 1:].logsumexp(dim=1) - joint[:, 0]).clamp(-SUREST, SUREST).float()
 
 
@@ -126,18 +125,18 @@ def estimate_noise(found: Candidates, temperature: float, common_samples: float)
     same = torch.eye(num_classes, dtype=torch.float64)
     borne = torch.bincount(found.given_labels, minlength=num_classes).double()
     others = (1 - same) * (borne > 0)  # nothing is called what nobody is called
+    others /= others.sum(dim=1, keepdim=True).clamp(min=1)
 
     def alike(wrong: float) -> Tensor:
         """Return what every row would be, were all classes mislabelled alike."""
-        return (1 - wrong) * same + wrong * others / others.sum(dim=1, keepdim=True).clamp(min=1)
+        return (1 - wrong) * same + wrong * others
 
     shares = (borne + 1) / (len(found.given_labels) + num_classes)
-    transition, likelihood = alike(FIRST_WRONG), 0.0
+    transition = alike(FIRST_WRONG)
     for _ in range(ROUNDS):
         posterior = shares.float()[found.classes] * nearness
         joint = transition.flatten().float()[places] * posterior
         explained = joint.sum(dim=1, keepdim=True).clamp(min=TINY)
-        likelihood = float((explained.squeeze(1) / posterior.sum(dim=1).clamp(min=TINY)).log().mean())
         counts = torch.zeros(num_classes**2, dtype=torch.float64).index_add_(0, places.flatten(), (joint / explained).double().flatten()).view_as(same)
         wrong = 1 - float(counts.diagonal().sum() / counts.sum())
         shares = (counts.sum(dim=1) + 1) / (counts.sum() + num_classes)
@@ -145,4 +144,5 @@ def estimate_noise(found: Candidates, temperature: float, common_samples: float)
         former, transition = transition, raised / raised.sum(dim=1, keepdim=True)
         if float((transition - former).abs().max()) < CHANGE:
             break
-    return Noise(shares, transition, temperature, likelihood)
+    likelihood = explained.squeeze(1) / posterior.sum(dim=1).clamp(min=TINY)
+    return Noise(shares, transition, temperature, float(likelihood.log().mean()))

@@ -21,7 +21,7 @@ REPAIRS = (
     ("gmm", "original"),
     ("known", "original"),
     ("known", "tuned"),
-    ("noise-transition", "tuned-soft"),
+    (LEADING, "tuned-soft"),
     ("combined", "tuned-soft"),
 )
 """What finds the forget set and how the method is set, in the repairs that follow a survey."""
