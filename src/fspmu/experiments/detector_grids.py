@@ -34,7 +34,8 @@ _TUNED, _SOFT = PRESETS["tuned"], PRESETS["tuned-soft"]
 RECIPES = {
     "delta 25": replace(_TUNED, delta=25.0),
     "delta 100": replace(_TUNED, delta=100.0),
-    "lr .01": replace(_TUNED, lr=1e-2),
+    "lr .0025": replace(_TUNED, lr=2.5e-3),
+    "15 epochs": replace(_TUNED, epochs=15),
     "zeta 0": replace(_TUNED, zeta=0.0),
 }
 """Settings around the preset `tuned`, tried where the wrong labels are known."""

@@ -90,8 +90,8 @@ PRESETS = {
     "original": Settings(),
     "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
     "as-coded": Settings(zeta=20.0, t=0.5),
-    "tuned": Settings(lr=5e-3, delta=50.0, schedule="cosine"),
-    "tuned-soft": Settings(lr=5e-3, delta=50.0, schedule="cosine", weighting="clean-probability"),
+    "tuned": Settings(epochs=20, lr=5e-3, delta=50.0, schedule="cosine"),
+    "tuned-soft": Settings(epochs=20, lr=5e-3, delta=50.0, schedule="cosine", weighting="clean-probability"),
 }
 
 
