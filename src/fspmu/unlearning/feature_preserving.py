@@ -86,12 +86,13 @@ class Settings:
     """last: hand back the network of the last epoch. chance: of the last one in which forgotten labels are predicted no oftener than they should be."""
 
 
+_TUNED = Settings(epochs=20, lr=5e-3, delta=50.0, schedule="cosine")
 PRESETS = {
     "original": Settings(),
     "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
     "as-coded": Settings(zeta=20.0, t=0.5),
-    "tuned": Settings(epochs=20, lr=5e-3, delta=50.0, schedule="cosine"),
-    "tuned-soft": Settings(epochs=20, lr=5e-3, delta=50.0, schedule="cosine", weighting="clean-probability"),
+    "tuned": _TUNED,
+    "tuned-soft": replace(_TUNED, weighting="clean-probability"),
 }
 
 
