@@ -1,6 +1,7 @@
 """How a model wants its images: chosen with the data, saved with the model."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 AUGMENTATIONS = {
     "none": "the images as they are",
@@ -21,6 +22,10 @@ class Preprocessing:
     """A key of AUGMENTATIONS."""
     padding: int = 0
     """Black pixels added on each side before a random crop."""
+
+    def viewed(self, augment: str, sides: Sequence[int]) -> "Preprocessing":
+        """Return the same with the random view called `augment`; images of these `sides` are padded by an eighth before a crop where nobody said how far."""
+        return self if augment == "none" == self.augment else replace(self, augment=augment, padding=max(self.padding, min(sides) // 8, 1))
 
 
 RESIZES = {

@@ -79,12 +79,31 @@ def test_views_of_streamed_images_are_the_same(images, model):
     assert all(torch.equal(*pair) for pair in zip(predict_views(model, images, staged(), 2), predict_views(model, streamed, staged(), 2), strict=True))
 
 
-def test_images_without_views_are_looked_at_once(images, model):
-    plain = images.prepared_as(replace(SHIFTED, augment="none"))
+@pytest.mark.parametrize("trained_on", ["none", "crop"])
+def test_images_that_are_to_be_seen_as_they_are_are_looked_at_once(trained_on, images, model):
+    images = images.prepared_as(replace(SHIFTED, augment=trained_on))
     run = staged()
-    looked = look(frozenset({"view_margins"}), model, plain, DepthSettings(views=9), Beside(), run)
-    torch.testing.assert_close(looked.fields["view_margins"], margins(predict(model, plain, staged()).logits, plain.given_labels))
-    assert looked.report == {"views": 1} and run.passes["detection"]["forward"] == 2 * len(plain)
+    looked = look(frozenset({"view_margins"}), model, images, DepthSettings(views=9, viewing="none"), Beside(), run)
+    torch.testing.assert_close(looked.fields["view_margins"], margins(predict(model, images, staged()).logits, images.given_labels))
+    assert looked.report == {"views": 1, "viewing": "none"} and run.passes["detection"]["forward"] == 2 * len(images)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "asked", "seen"), [("none", "auto", "crop-flip"), ("none", "crop", "crop"), ("crop", "auto", "crop"), ("crop", "crop-flip", "crop-flip")]
+)
+def test_views_are_those_of_training_or_such_as_it_did_not_show(trained_on, asked, seen, images, model):
+    as_trained = images.prepared_as(Preprocessing((0.5,), (0.5,), trained_on, padding=0 if trained_on == "none" else 1))
+    run = staged()
+    looked = look(frozenset({"view_margins"}), model, as_trained, DepthSettings(views=2, viewing=asked), Beside(), run)
+    as_seen = as_trained.prepared_as(Preprocessing((0.5,), (0.5,), seen, padding=1))
+    torch.testing.assert_close(looked.fields["view_margins"], predict_views(model, as_seen, staged(), 2).margins)
+    assert looked.report == {"views": 2, "viewing": seen} and run.passes["detection"]["forward"] == 3 * len(images)
+
+
+def test_a_padding_that_somebody_named_stays_with_the_view():
+    assert Preprocessing(padding=5).viewed("crop", (32, 48)) == Preprocessing(augment="crop", padding=5)
+    assert Preprocessing().viewed("crop", (48, 32)).padding == 4 and Preprocessing().viewed("crop", (6, 6)).padding == 1
+    assert Preprocessing().viewed("none", (32, 32)) == Preprocessing()
 
 
 @pytest.mark.parametrize("needs", [frozenset(), frozenset({"logits"}), frozenset({"block"}), frozenset({"view_probabilities", "features"}), OF_THE_MODEL])
@@ -175,7 +194,8 @@ def test_a_depth_is_chosen_by_given_labels_that_the_model_never_saw(as_mask):
     given = images.given_labels[mask] if as_mask else fresh.given_labels
     right = truth[mask] if as_mask else two_colours(seed=5)[1]
     assert told["depths"]["one"] == pytest.approx(float((given == right).double().mean()), abs=1e-6)  # their labels are given ones: some are wrong
-    found = find_label_issues(model, images, detector="feature-margin", fresh=mask if as_mask else fresh, truth=truth, run=Run())
+    as_they_are = replace(DETECTORS["feature-margin"].settings, viewing="none")
+    found = find_label_issues(model, images, detector="feature-margin", settings=as_they_are, fresh=mask if as_mask else fresh, truth=truth, run=Run())
     assert found.report["depth"] == told and found.report["views"] == 1
     assert found.report["quality"]["auc"] == 1.0 and found.report["quality"]["f1"] == 1.0
 

@@ -1,5 +1,6 @@
 """Detect, repair, detect again: each round against the same steps taken by hand, and what a stopped one goes on with."""
 
+import copy
 import warnings
 from dataclasses import replace
 
@@ -95,6 +96,21 @@ def test_two_rounds_are_the_steps_by_hand(model, digits, look):
     assert told[1]["moved"] == int((split.forget != first.detection.split.forget).sum()) and told[1]["forget"] == int(split.forget.sum())
     assert all(0 < entry["quality"]["f1"] <= 1 and 0 < entry["test_accuracy"]["last"] < 1 for entry in told)
     assert [line["epoch"] for line in run.lines] == [1, 2] and run.accuracies("unlearning")[-1] == result.test_accuracy["last"]
+
+
+def test_a_model_that_was_trained_on_plain_images_is_looked_at_in_other_views(model, digits, monkeypatch):
+    images = digits[0].prepared_as(replace(digits[0].preprocessing, augment="none", padding=0))
+    model = copy.deepcopy(model)
+    model.description = None  # as of somebody else's: it says nothing of its training
+    seen = []
+
+    def watch(network, shown, run, views):
+        seen.append((shown.preprocessing.augment, shown.preprocessing.padding, views))
+        return predict_views(network, shown, run, views)
+
+    monkeypatch.setattr(module, "predict_views", watch)
+    repair_rounds(model, images, Rounds(2), settings=replace(FEW, epochs=1), run=Run())
+    assert seen == [("crop-flip", 1, 2)]
 
 
 def test_every_round_is_paid_for(model, digits):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class Evidence:
     """Per-sample evidence in dataset order, on the CPU; a field is filled only for a detector that declares it in `needs`.
 
     N samples, K classes, E epochs, features of D numbers. A margin is z_y - max_{c != y} z_c, HIGH = agrees with the given label; a "view" is a random one,
-    drawn for each image as in training, and a "probe" is a fresh network of the same kind, trained on all given labels for a few epochs.
+    drawn for each image, and a "probe" is a fresh network of the same kind, trained on all given labels for a few epochs.
     """
 
     given_labels: Tensor
@@ -73,6 +73,9 @@ class ViewSettings:
 
     views: int = 6
     """Random views of each image over which the network's answers are averaged."""
+    viewing: Literal["auto", "none", "crop", "crop-flip"] = "auto"
+    """How views are drawn: auto (as in training, and crop-flip where that was on the images as they are, or nobody knows), none (one view: the image as it is),
+    crop, or crop-flip."""
 
 
 @dataclass(frozen=True)

@@ -94,10 +94,10 @@ def within(values: Tensor, kind: torch.dtype) -> Tensor:
 
 @torch.no_grad()
 def predict_views(model: Classifier, images: Images, run: Run, views: int) -> Viewed:
-    """Return the means of what `model` says of `views` random views of every image, drawn for each as in training; from all processes, to all processes.
+    """Return the means of what `model` says of `views` random views of every image, drawn for each; from all processes, to all processes.
 
-    Evaluation mode. Each batch is read once and goes through the network `views` times, so that memory holds one answer for each image. Images that are
-    trained on as they are have one view, the plain one.
+    Evaluation mode. Each batch is read once and goes through the network `views` times, so that memory holds one answer for each image. Images without an
+    augmentation have one view, the plain one.
     """
     count, drawn = len(images), [draw_views(len(images), images.preprocessing, run.generator("views", view)) for view in range(views)]
     drawn = drawn[:1] if drawn[0] is None else drawn

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def prepare(options: Pretrain, seed: int) -> Prepared:
     train, test = noisy.train, noisy.test
     if options.augment is not None:
         choose(AUGMENTATIONS, options.augment, "augmentation")
-        wanted = replace(train.preprocessing, augment=options.augment, padding=max(train.preprocessing.padding, train.pixels.shape[-1] // 8, 1))
+        wanted = train.preprocessing.viewed(options.augment, train.pixels.shape[2:])
         train, test = train.prepared_as(wanted), None if test is None else test.prepared_as(wanted)
     check_picture(options.picture, train)
     name = options.model or ("smallcnn" if min(train.pixels.shape[2:]) < 16 else "preactresnet18")

@@ -17,12 +17,13 @@ from fspmu.data.augment import normalise
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
 from fspmu.detection import feature_margin
-from fspmu.detection.evidence import DepthSettings, Evidence, FoldSettings
+from fspmu.detection.evidence import DepthSettings, Evidence, FoldSettings, ViewSettings
 from fspmu.engine.inference import Predictions, predict, predict_views
 from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.models.blocks import LAST, AtDepths, Block, find_blocks, named_block
 from fspmu.models.classifier import Classifier, reinitialised
+from fspmu.preprocessing import Preprocessing
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining.trained import Trained
 
@@ -109,16 +110,26 @@ def look(needs: frozenset[str], model: Classifier, images: Images, settings: Any
         fields["logits"] = predictions.logits
     if not needs & VIEWED:
         return Looked(predictions, fields, seconds=seconds)
-    views = settings.views if images.preprocessing.augment != "none" else 1
-    report: Json = {"views": views}
+    viewed_as = images.prepared_as(views_wanted(images, settings))
+    report: Json = {"views": 1 if viewed_as.preprocessing.augment == "none" else settings.views, "viewing": viewed_as.preprocessing.augment}
     if "block" in needs:
         with _clocked(seconds, "depth"):
             block, report["depth"] = depth_for(model, images, settings, beside, run)
             model = AtDepths.of(model, [block], _example(images))
     with _clocked(seconds, "views"):
-        viewed = predict_views(model, images, run, views)
+        viewed = predict_views(model, viewed_as, run, settings.views)
     found = {"block": viewed.features, "view_probabilities": viewed.probabilities, "view_margins": viewed.margins}
     return Looked(predictions, fields | {name: found[name] for name in VIEWED & needs}, report, seconds)
+
+
+def views_wanted(images: Images, settings: ViewSettings) -> Preprocessing:
+    """Return how a network is shown views of `images`.
+
+    A network that was trained on the images as they are may know their very pixels by heart, and agree with wrong labels on these alone.
+    """
+    trained_on = images.preprocessing
+    usual = trained_on.augment if trained_on.augment != "none" else "crop-flip"
+    return trained_on.viewed(usual if settings.viewing == "auto" else settings.viewing, images.pixels.shape[2:])
 
 
 def depth_for(model: Classifier, images: Images, settings: DepthSettings, beside: Beside, run: Run) -> tuple[Block, Json]:

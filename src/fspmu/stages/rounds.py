@@ -15,6 +15,7 @@ from torch import Tensor
 from fspmu.data.images import Images
 from fspmu.data.split import Split, indices_of
 from fspmu.detection import DEFAULT
+from fspmu.detection.evidence import ViewSettings
 from fspmu.detection.quality import detection_quality
 from fspmu.detection.splitting import SplitSettings, split_at
 from fspmu.engine.inference import predict_views
@@ -25,6 +26,7 @@ from fspmu.results.store import RunFolder
 from fspmu.stages.choosing import Choice, choose_detection
 from fspmu.stages.deciding import Decided, decide_found
 from fspmu.stages.finding import Detection, detection_of, find_label_issues, prepared, score_at, split_among
+from fspmu.stages.gathering import views_wanted
 from fspmu.stages.mending import Mended, mend
 
 _ROWS = 65_536
@@ -40,7 +42,7 @@ class Rounds:
     second_look: Literal["views", "detector"] = "views"
     """views: a repaired model's own predictions on random views, each class measured by what is usual for it. detector: that of the first round."""
     look_views: int = 2
-    """Random views of each image, for --second-look views and --relabel."""
+    """Random views of each image, for --second-look views and --relabel; drawn as a detector's."""
     relabel: float = 0.0
     """From the second round on, learn a forgotten image as another class that the repaired model gives more than this. 0: nothing is relabelled."""
 
@@ -125,6 +127,7 @@ def look_again(
     if rounds.second_look == "views" or rounds.relabel:
         shown, network = prepared(repaired, images, run)
         with run.timed("detection"):
+            shown = shown.prepared_as(views_wanted(shown, ViewSettings()))
             said = predict_views(network, shown, run, rounds.look_views).probabilities
     if rounds.second_look == "detector":
         again = find_label_issues(repaired, images, **finding, truth=truth, run=run)

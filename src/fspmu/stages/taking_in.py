@@ -239,9 +239,8 @@ def _open(model: OpenedModel | nn.Module, images: Any, intake: Intake, options: 
 def _wanted(opened: OpenedModel, intake: Intake, loaded: Loaded | None) -> Preprocessing:
     """Return the normalisation of a model, none where nobody knows one, and the views that were asked for."""
     shape = opened.geometry.size if opened.geometry else tuple(loaded.train.pixels.shape[2:]) if loaded else (0,)
-    padding = max(1, min(shape) // 8) if intake.augment != "none" else 0
     channels = loaded.train.pixels.shape[1] if loaded else opened.channels
-    return Preprocessing(opened.mean or (0.0,) * channels, opened.std or (1.0,) * channels, intake.augment, padding)
+    return Preprocessing(opened.mean or (0.0,) * channels, opened.std or (1.0,) * channels).viewed(intake.augment, shape)
 
 
 def _names_of(network: Classifier, opened: OpenedModel | None, loaded: Loaded, images: Any, intake: Intake) -> tuple[tuple[str, ...], tuple[str, ...]]:
