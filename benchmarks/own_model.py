@@ -53,6 +53,8 @@ def main() -> None:
         "train_agreement_before": accuracy(before, train[0], given),
         "test_before": accuracy(before, *test),
         "test_after": accuracy(after, *test),
+        "detector": record["detection"]["detector"],
+        "settings": record["config"]["settings"],
         "evaluation": record["evaluation"],
         "detection": detection_quality(out / "label_issues.csv", names, train[1], given),
         "seconds": seconds,

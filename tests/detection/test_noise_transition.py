@@ -133,3 +133,47 @@ def test_order_names_and_units_do_not_matter_and_few_samples_do_no_harm(seed, sa
 
 def test_one_class_is_clean():
     assert float(score(Evidence(torch.zeros(5, dtype=torch.int64), 1, block=torch.randn(5, 2))).max()) == -noise_transition.SUREST
+
+
+def leaning(drawn, seed=0, apart=9.0, classes=6, share=0.35):
+    """Return evidence of a network that half knows wrong labels by heart: their features lie a part of the way from the true to the given class."""
+    generator = torch.Generator().manual_seed(seed)
+    true = torch.arange(classes).repeat_interleave(250)
+    wrong = torch.rand(len(true), generator=generator) < share
+    given_labels = torch.where(wrong, (true + torch.randint(1, classes, (len(true),), generator=generator)) % classes, true)
+    means = apart / math.sqrt(2) * torch.eye(classes, 12)
+    block = means[true] + drawn * (means[given_labels] - means[true]) + torch.randn(len(true), 12, generator=generator)
+    return Evidence(given_labels, classes, block=block), wrong
+
+
+@pytest.mark.parametrize(("drawn", "found"), [(0.0, 0.99), (0.2, 0.95), (0.3, 0.6)])
+def test_a_group_of_its_own_beyond_0_is_found_though_it_leans_to_what_it_is_called(drawn, found):
+    evidence, wrong = leaning(drawn)
+    flagged = score(evidence) > 0
+    assert float(flagged[wrong].float().mean()) > found and float(wrong[flagged].float().mean()) > 0.98
+
+
+def test_the_temperature_alone_takes_such_a_group_for_images_of_its_classes(monkeypatch):
+    evidence, wrong = leaning(0.2)
+    monkeypatch.setattr(noise_transition, "beyond_valley", lambda margins: torch.full_like(margins, -noise_transition.SUREST))
+    assert float((score(evidence) > 0)[wrong].float().mean()) < 0.1
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.floats(-4, 0), st.floats(0.01, 100), st.integers(30, 3000))
+def test_one_group_has_no_valley(seed, middle, spread, samples):
+    margins = spread * (middle + torch.randn(samples, generator=torch.Generator().manual_seed(seed)))
+    said = noise_transition.beyond_valley(margins)
+    assert float((said > 0).float().mean()) < 0.01
+    strays = torch.cat([margins, margins.new_full((3,), 9 * spread)])
+    assert not bool((noise_transition.beyond_valley(strays)[-3:] > 0).any()), "a handful is no group"
+
+
+def test_beyond_the_valley_all_but_as_many_as_in_it_are_wrong():
+    generator = torch.Generator().manual_seed(0)
+    margins = torch.cat([torch.randn(6000, generator=generator) - 4, torch.randn(2000, generator=generator) + 4])
+    said = torch.sigmoid(noise_transition.beyond_valley(margins))
+    assert float(said[margins < 0].max()) < 1e-6 and float(said[6000:].median()) > 0.95 and float(said[6000:].mean()) > 0.9
+    torch.testing.assert_close(noise_transition.beyond_valley(100 * margins), noise_transition.beyond_valley(margins), atol=0.05, rtol=0.01)
+    for same in (margins.abs(), -margins.abs(), torch.zeros(9)):
+        assert float(noise_transition.beyond_valley(same).max()) == -noise_transition.SUREST

@@ -7,9 +7,11 @@ transition   T_kc, the share of class k that is given label c, by expectation an
                        T_kc = (sum of r_k over samples labelled c + b A_kc) / (sum of r_k over all + b), A = 1 - w on the diagonal and w spread over
                        the other labels, w the share of all samples that counts as wrong: classes of few samples are mislabelled as all are
 temperature  t, by which the given labels are likeliest: mean over samples of log sum_k T_ky q_k
-score        log of (1 - r_y) / r_y, the log-odds that the label is wrong
+score        log of (1 - r_y) / r_y, the log-odds that the label is wrong, or those of the valley where they are higher
+valley       v(m) = min over 0 <= u <= m of p(u), p the density of the margin m = d_y - min_{k != y} d_k over all samples: P(wrong) >= 1 - v(m) / p(m)
 So an image between two classes keeps its label where these are seldom taken for each other, and loses it where they often are; no share of the samples must be
-wrong. Only the NEAREST classes of an image, and its own, can be what it shows.
+wrong. Only the NEAREST classes of an image, and its own, can be what it shows. The valley is for networks that tell classes apart so well that a second group
+of margins stands beyond 0: by the temperature alone these would be rare images of their classes, since what was learned by heart draws them back.
 Source: docs/detection.md, "Scores".
 """
 
@@ -35,6 +37,10 @@ FIRST_WRONG = 0.2
 TINY = torch.finfo(torch.float32).tiny
 SUREST = 30.0
 """Log-odds beyond which nobody is surer."""
+PLACES = 1024
+"""Between the lowest and the highest margin their density is known at so many places."""
+FEW = 5.0
+"""Samples more that a valley is taken to hold within one kernel: a handful of stray samples is no group."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Settings(feature_margin.Settings):
 
     refinements: int = 1
     """Rounds of estimating the discriminant again from the samples that look right so far; with more of them more labels are called wrong, right ones too."""
-    common_samples: float = 50.0
+    common_samples: float = 200.0
     """How many samples what is known of all classes counts for, in the row of one."""
 
 
@@ -86,7 +92,37 @@ def score(evidence: Evidence, settings: Settings, generator: torch.Generator) ->
     found = candidates(feature_margin.discriminant(block, given, evidence.num_classes, settings), block, given)
     if found.classes.shape[1] == 1:  # there is no other class
         return torch.full((len(given),), -SUREST)
-    return estimate_noise(found, find_temperature(found, settings.common_samples), settings.common_samples).log_odds(found)
+    log_odds = estimate_noise(found, find_temperature(found, settings.common_samples), settings.common_samples).log_odds(found)
+    return log_odds.maximum(beyond_valley(found.distances[:, 0] - found.distances[:, 1]))
+
+
+def beyond_valley(margins: Tensor) -> Tensor:
+    """Return the log-odds (N,) float32, within +-SUREST, below which a wrong label is not, by margins (N,) alone, 0 between the classes.
+
+    Right labels with a margin above 0 are images that look like another class; they do not become more frequent the more they look so. What lies above the
+    lowest density on the way there is another group. The density is that of a Gaussian kernel by Silverman's rule.
+    """
+    import numpy as np
+    from scipy.ndimage import gaussian_filter1d
+
+    said = torch.full_like(margins, -SUREST)
+    finite = margins.isfinite()  # where no other class is anybody's, no margin is
+    values = margins[finite].double().numpy()
+    if not len(values):
+        return said
+    low, high = float(values.min()), float(values.max())
+    quarter, three_quarters = np.quantile(values, (0.25, 0.75))
+    kernel = 0.9 * min(float(values.std()), float(three_quarters - quarter) / 1.34) * len(values) ** -0.2
+    if not low < 0 < high or kernel <= 0:
+        return said
+    step = (high - low) / PLACES
+    density = gaussian_filter1d(np.histogram(values, PLACES, (low, high))[0].astype(float), kernel / step, mode="constant")
+    beyond = np.arange(PLACES) >= int(-low / step)
+    valley = np.minimum.accumulate(np.where(beyond, density, np.inf)) + FEW * step / (kernel * math.sqrt(2 * math.pi))
+    wrong = np.where(beyond, 1 - valley / density.clip(min=TINY), 0.0)
+    at = wrong[((values - low) / step).astype(np.int64).clip(max=PLACES - 1)]
+    said[finite] = torch.from_numpy(at).clamp(0, 1).logit().clamp(-SUREST, SUREST).float()
+    return said
 
 
 def candidates(discriminant: feature_margin.Discriminant, features: Tensor, given_labels: Tensor) -> Candidates:

@@ -48,7 +48,7 @@ class Intake:
     std: tuple[float, ...] | None = None
     """Per channel."""
     augment: str = "none"
-    """none, crop, crop-flip: the random view of unlearning; what the model was not trained with does it harm."""
+    """none, crop, crop-flip: the random view of unlearning. none: the images as they are."""
     hold_out: float = 0.1
     """Share of each class that neither detection nor unlearning sees, where no evaluation images are given, in [0, 1); 0: nothing is measured."""
     storage: str = "auto"
