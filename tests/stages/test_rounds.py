@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fspmu.data.sources import DataOptions, load_source
 from fspmu.data.split import Split
+from fspmu.detection import DETECTORS
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.checkpoint import build_model
 from fspmu.engine.inference import predict_views
@@ -109,8 +110,10 @@ def test_a_model_that_was_trained_on_plain_images_is_looked_at_in_other_views(mo
         return predict_views(network, shown, run, views)
 
     monkeypatch.setattr(module, "predict_views", watch)
-    repair_rounds(model, images, Rounds(2), settings=replace(FEW, epochs=1), run=Run())
-    assert seen == [("crop-flip", 1, 2)]
+    asked = replace(DETECTORS["noise-transition"].settings, views=1, viewing="crop")
+    for finding in ({}, {"detector": "noise-transition", "settings": asked}):
+        repair_rounds(model, images, Rounds(2), settings=replace(FEW, epochs=1), finding=finding, run=Run())
+    assert seen == [("crop-flip", 1, 2), ("crop", 1, 2)], "as the detector looks, where it says how"
 
 
 def test_every_round_is_paid_for(model, digits):

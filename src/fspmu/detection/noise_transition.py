@@ -18,6 +18,7 @@ Source: docs/detection.md, "Scores".
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,7 +103,6 @@ def beyond_valley(margins: Tensor) -> Tensor:
     Right labels with a margin above 0 are images that look like another class; they do not become more frequent the more they look so. What lies above the
     lowest density on the way there is another group. The density is that of a Gaussian kernel by Silverman's rule.
     """
-    import numpy as np
     from scipy.ndimage import gaussian_filter1d
 
     said = torch.full_like(margins, -SUREST)

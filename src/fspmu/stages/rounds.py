@@ -42,7 +42,7 @@ class Rounds:
     second_look: Literal["views", "detector"] = "views"
     """views: a repaired model's own predictions on random views, each class measured by what is usual for it. detector: that of the first round."""
     look_views: int = 2
-    """Random views of each image, for --second-look views and --relabel; drawn as a detector's."""
+    """Random views of each image, for --second-look views and --relabel; drawn as the detector's."""
     relabel: float = 0.0
     """From the second round on, learn a forgotten image as another class that the repaired model gives more than this. 0: nothing is relabelled."""
 
@@ -125,9 +125,10 @@ def look_again(
     given, unseen = images.given_labels.cpu(), finding.get("unseen")
     said = None
     if rounds.second_look == "views" or rounds.relabel:
+        asked = finding.get("settings")
         shown, network = prepared(repaired, images, run)
+        shown = shown.prepared_as(views_wanted(shown, asked if isinstance(asked, ViewSettings) else ViewSettings()))
         with run.timed("detection"):
-            shown = shown.prepared_as(views_wanted(shown, ViewSettings()))
             said = predict_views(network, shown, run, rounds.look_views).probabilities
     if rounds.second_look == "detector":
         again = find_label_issues(repaired, images, **finding, truth=truth, run=run)

@@ -48,7 +48,7 @@ class Intake:
     std: tuple[float, ...] | None = None
     """Per channel."""
     augment: str = "none"
-    """none, crop, crop-flip: the random view of unlearning. none: the images as they are."""
+    """The random view of unlearning: none (the images as they are), crop, or crop-flip."""
     hold_out: float = 0.1
     """Share of each class that neither detection nor unlearning sees, where no evaluation images are given, in [0, 1); 0: nothing is measured."""
     storage: str = "auto"
