@@ -202,7 +202,7 @@ def complete_pipeline(call: Call) -> Iterator[Line]:
     )
     yield {"model": original, "compile": compiled} | outcome_figures(trained.record)
     for detector in detectors:
-        repaired = repair_run.unlearn(Unlearn(run=trained.folder, data_dir=asked.data_dir, detector=detector, compute=compute(detector)))
+        repaired = repair_run.unlearn(Unlearn(run=trained.folder, data_dir=asked.data_dir, detector=detector, preset="original", compute=compute(detector)))
         yield {"model": f"fspmu, {detector}", "compile": compiled} | outcome_figures(repaired.record)
 
 

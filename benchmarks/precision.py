@@ -82,7 +82,8 @@ def figures(asked: argparse.Namespace, precision: str, seed: int) -> tuple[list[
             compute=Compute(precision=precision, seed=seed, out=place, resume=True),
         )
     )
-    repaired = unlearn(Unlearn(run=trained.folder, data_dir=asked.data_dir, compute=Compute(precision=precision, out=place / "repaired", resume=True)))
+    compute = Compute(precision=precision, out=place / "repaired", resume=True)
+    repaired = unlearn(Unlearn(run=trained.folder, data_dir=asked.data_dir, detector="gmm", preset="original", compute=compute))
     accuracy, quality = repaired.record["test_accuracy"], repaired.record["detection"]["quality"]
     return [100 * trained.record["test_accuracy"]["last"], 100 * accuracy["last"], 100 * quality["f1"]], [trained.record, repaired.record]
 

@@ -48,7 +48,8 @@ def main() -> None:
         for detector in ("known", "gmm"):
             name = f"{method}, {detector}"
             repair = Compute(precision=asked.precision, out=asked.out / name.replace(", ", "-"), resume=True)
-            outcomes[name] = unlearn(Unlearn(run=trained.folder, data_dir=asked.data_dir, method=method, detector=detector, compute=repair))
+            preset = "original" if method == "fspmu" else None
+            outcomes[name] = unlearn(Unlearn(run=trained.folder, data_dir=asked.data_dir, method=method, preset=preset, detector=detector, compute=repair))
     print(table(outcomes))
     records = asked.out / "records.jsonl"
     records.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 import fspmu
 from fspmu.data.images import Images
+from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import COLUMNS
 from fspmu.engine.checkpoint import build_model
 from fspmu.engine.run import Run
@@ -355,15 +356,15 @@ def test_a_rate_that_was_lowered_is_told():
     with torch.no_grad():
         small[4].weight.mul_(0.1)  # short features: the same pull is a large step
         small[4].bias.mul_(0.1)
-    published = METHODS["fspmu"].settings
+    usual = METHODS["fspmu"].presets["tuned-soft"]
     result = repair(small, settings=None, keep="always")
     rate = result.record["unlearning"]["settings"]["lr"]
-    assert 0 < rate < published.lr and any(f"lowered from {published.lr:g} to {rate:g}" in text for text in result.record["warnings"])
-    assert result.record["config"]["fitted"] and result.record["config"]["settings"]["lr"] == published.lr
+    assert 0 < rate < usual.lr and any(f"lowered from {usual.lr:g} to {rate:g}" in text for text in result.record["warnings"])
+    assert result.record["config"]["fitted"] and result.record["config"]["settings"]["lr"] == usual.lr
     taken = fspmu.take_in(small, (data.pixels, data.given), run=(run := Run()))
     found = fspmu.find_label_issues(taken.model, taken.images, unseen=taken.held, run=run)
     assert same(fspmu.unlearn(taken.model, taken.images, found.split, run=run).module, result.model)
-    assert not any("lowered" in text for text in repair(small, settings=published, keep="always").record["warnings"])  # as asked
+    assert not any("lowered" in text for text in repair(small, settings=usual, keep="always").record["warnings"])  # as asked
 
 
 def test_what_cannot_be_asked():
@@ -407,7 +408,7 @@ def test_two_rounds(held, tmp_path, healed, held_out):
     told = result.record["unlearning"]["rounds"]
     assert [entry["round"] for entry in told] == [1, 2] and told[1]["moved"] > 0 and told[0]["forget"] == once.record["detection"]["forget"]
     found = result.record["detection"]
-    assert found["forget"] == told[1]["forget"] == int(result.issues["forget"].sum()) and found["detector"] == "gmm, then views of the repaired model"
+    assert found["forget"] == told[1]["forget"] == int(result.issues["forget"].sum()) and found["detector"] == f"{DEFAULT}, then views of the repaired model"
     assert result.record["config"]["rounds"] == {"rounds": 2, "second_look": "views", "look_views": 2, "relabel": 0.8}
     assert not same(result.model, once.model) and result.record["evaluation"]["before"] == once.record["evaluation"]["before"]
     aside = result.issues["action"] == "review"

@@ -108,13 +108,10 @@ def _families_of_repair(flags: list[str]) -> tuple[dict[str, Any], bool]:
     """Return the settings whose flags a repair has, by what the flags name, and whether they name a preset."""
     from fspmu.detection import DEFAULT
     from fspmu.stages.mending import suitable_settings
-    from fspmu.unlearning import METHODS
 
     look = first_look(flags, detector=DEFAULT, cut=None, method="fspmu", preset=None)
-    settings = choose(METHODS, str(look["method"]), "method").settings
-    families = _families_of_finding(look)
-    named = look["preset"] is not None
-    return families | {"settings": suitable_settings(str(look["method"]), None, look["preset"]) if named else settings}, named
+    settings = suitable_settings(str(look["method"]), None, look["preset"])
+    return _families_of_finding(look) | {"settings": settings}, look["preset"] is not None
 
 
 def _repair(flags: list[str]) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
@@ -68,17 +67,22 @@ def test_it_is_sklearns_discriminant(share):
     assert (ours.predict(features).numpy() == decisions.argmax(axis=1)).mean() > 0.998
 
 
-def test_the_covariance_is_shrunk_by_sklearns_approximation():
-    features = torch.randn(50, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(torch.linspace(0.2, 2, 20).double())
-    features = features - features.mean(dim=0)
-    covariance, share = oas(features.numpy(), assume_centered=True)
-    plain = features.T @ features / 50
-    assert feature_margin.approximate_shrinkage(plain, 50) == pytest.approx(share)
-    found = estimate(class_sums(features, torch.zeros(50, dtype=torch.int64), 1), Settings(shrinkage=None))
-    wanted = plain * 50 / 49
-    share = feature_margin.approximate_shrinkage(wanted, 50)
-    wanted = (1 - share) * wanted + share * wanted.diagonal().mean() * torch.eye(20)
-    torch.testing.assert_close(torch.linalg.inv(found.precision), wanted, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(("samples", "width", "share"), [(1000, 10, 0.3), (30, 96, 96 / 126), (96, 96, 0.5)])
+def test_the_fewer_samples_for_each_feature_the_rounder_the_covariance(samples, width, share):
+    features, labels, _ = cloud(samples, 3, width)
+    assert feature_margin.suitable_shrinkage(samples, width) == pytest.approx(share)
+    sums = class_sums(features, labels, 3)
+    torch.testing.assert_close(estimate(sums, Settings()).precision, estimate(sums, Settings(shrinkage=share)).precision)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_few_wrong_labels_among_few_images_are_found(seed):
+    """With more features than images a discriminant can give every image its own label, however wrong: then it finds nothing."""
+    features, given, true = cloud(30, 3, 96, seed, distance=25.0)
+    given[:3] = (true[:3] + 1) % 3
+    assert (score(features, given, 3) > 0).nonzero().flatten().tolist() == [0, 1, 2]
+    learned = score(features, given, 3, Settings(shrinkage=0.01))
+    assert int((learned > 0).sum()) < 3
 
 
 def test_it_finds_wrong_labels_and_refinement_helps():

@@ -230,6 +230,46 @@ def test_seeds_are_added_later_and_the_table_has_their_mean(stub, tmp_path, caps
     assert "| digits | original | 51.00 ± 1.00 |" in out and "|  | FSPMU | 76.00 ± 1.00 |" in out and "|  | scrub-reference | 75.00 (n=1) |" in out
 
 
+def test_what_a_file_of_records_holds_is_not_made_again(stub, tmp_path, capsys):
+    saved, first, second = tmp_path / "kept" / "records.jsonl", tmp_path / "first", tmp_path / "second"
+    (stub / "fault-scrub-kill-99").touch()
+    code, out, _ = run(capsys, "grid", "tiny", "--out", first, "--records", saved, "--retries", "0")
+    assert code == 1 and f"0 of 3 runs were in {saved} already" in out and lines_of(saved) == 1 + 2, "what ended well is kept, whatever becomes of the rest"
+    content = saved.read_bytes()
+    begun = started(stub)
+    (stub / "fault-scrub-kill-98").unlink()
+
+    code, out, _ = run(capsys, "grid", "tiny", "--out", second, "--records", saved, "--dry-run")
+    assert code == 0 and "the records hold 1 more" in out and "ce fspmu known seed 0" not in out and saved.read_bytes() == content
+    code, out, _ = run(capsys, "grid", "tiny", "--out", second, "--records", saved)
+    assert code == 0 and "1 of 3 runs were in" in out and "|  | FSPMU | 75.00 |" in out and "|  | scrub-reference | 75.00 |" in out
+    again = started(stub)[len(begun) :]
+    assert len(again) == 2 and "fspmu" not in again[0] and "scrub" in again[1], "another machine needs the pretraining once more"
+    assert lines_of(saved) == 1 + 3
+    code, table, _ = run(capsys, "table", "tiny", "--records", saved)
+    assert table.strip() in out
+    code, out, _ = run(capsys, "grid", "tiny", "--out", tmp_path / "third", "--records", saved)
+    assert code == 0 and "3 of 3 runs were in" in out and table.strip() in out and len(started(stub)) == len(begun) + 2
+
+
+def test_records_of_other_settings_are_refused(stub, tmp_path, capsys):
+    saved = tmp_path / "records.jsonl"
+    run(capsys, "grid", "tiny", "--out", tmp_path / "grid", "--records", saved)
+    head, *lines = map(json.loads, saved.read_text().splitlines())
+    for line in lines:
+        settings = {"original": {"epochs": 3, "lr": 0.01}, "FSPMU": {"milestones": [1]}, "scrub-reference": {"lr": 7.0}}[line["cell"][1]]
+        head["shared"][line["cell"][1]] = {"command": "x", "settings": settings}
+        line["config"] = line["cell"][1]
+    saved.write_text("".join(f"{json.dumps(line)}\n" for line in (head, *lines)))
+    content = saved.read_bytes()
+    code, _, err = run(capsys, "grid", "tiny", "--out", tmp_path / "other", "--records", saved)
+    assert code == 2 and "sym 40 ce scrub-reference known seed 0 is in the records, but with other settings than now: lr is 7.0 here" in err
+    assert saved.read_bytes() == content and not (tmp_path / "other").exists()
+    saved.write_text("nothing\n")
+    code, _, err = run(capsys, "grid", "tiny", "--out", tmp_path / "other", "--records", saved)
+    assert code == 2 and "holds no records of a table" in err and saved.read_text() == "nothing\n"
+
+
 def test_a_run_that_always_fails_is_named_and_the_others_are_done(stub, tmp_path, capsys):
     (stub / "fault-scrub-kill-99").touch()
     code, out, err = run(capsys, "grid", "tiny", "--out", tmp_path / "grid", "--retries", "1")

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 import fspmu
 from fspmu.data.sources import DataOptions, load_source
-from fspmu.detection import DETECTORS
+from fspmu.detection import DEFAULT, DETECTORS
 from fspmu.detection.label_issues import COLUMNS
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.checkpoint import build_model
@@ -19,7 +19,7 @@ from fspmu.errors import EmptySplit, InputError
 from fspmu.models.classifier import Description
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.stages.finding import find_label_issues
-from fspmu.stages.mending import mend, say_if_worse, suitable_settings
+from fspmu.stages.mending import mend, published_settings, say_if_worse, suitable_settings
 from fspmu.unlearning import METHODS as UNLEARNING
 
 FEW = replace(UNLEARNING["fspmu"].settings, epochs=2, forget_epochs=1)
@@ -85,7 +85,8 @@ def test_label_issues_of_the_digits(model, digits):
     right = [images.class_names[label] for label in truth[torch.tensor(issues.index.to_numpy())].tolist()]
     assert (issues["suggested_label"] == right).mean() > 0.6
     assert found.report["quality"]["f1"] > 0.7 and found.report["issues"] == len(issues) == found.report["forget"]
-    assert found.report["passes"] == {"forward": len(images), "backward": 0} and run.seconds["detection"] > 0
+    passes = 1 + 6 + 1  # plain images, six views, and plain ones again to choose a depth
+    assert found.report["passes"] == {"forward": passes * len(images), "backward": 0} and run.seconds["detection"] > 0
 
     again = find_label_issues(model, images, run=cpu_run())
     assert again.issues.equals(found.issues)  # the truth has no say in what is found
@@ -243,7 +244,8 @@ def test_what_a_detector_doubts_becomes_a_notice(model, digits):
 
 def test_the_settings_suit_how_the_model_was_trained(model):
     presets = UNLEARNING["fspmu"].presets
-    assert suitable_settings("fspmu", model) == presets["original"]
+    assert suitable_settings("fspmu", model) == suitable_settings("fspmu", None) == presets["tuned-soft"]
+    assert published_settings("fspmu", model) == presets["original"] and published_settings("scrub", model) == UNLEARNING["scrub"].settings
     assert suitable_settings("fspmu", model, "nll") == presets["nll"]
     assert suitable_settings("scrub", model) == UNLEARNING["scrub"].settings
     with pytest.raises(InputError, match="unknown preset of fspmu 'nil'; did you mean 'nll'"):
@@ -275,11 +277,12 @@ def test_a_probe_finds_what_was_memorised_all_the_same(digits, model, detector):
     assert run.evaluation is None and model.training is False
 
 
-def test_the_plain_mixture_says_that_a_probe_would_see_more(digits, model):
+@pytest.mark.parametrize("detector", ["gmm", DEFAULT])
+def test_what_looks_without_a_probe_says_that_one_would_see_more(detector, digits, model):
     images, _, _ = digits
     taught = build_model(replace(model.description, trained_by="dividemix"))
     taught.load_state_dict(model.state_dict())
     run = cpu_run()
-    find_label_issues(taught, images, detector="gmm", run=run)
+    find_label_issues(taught, images, detector=detector, run=run)
     assert any("--detector gmm-probe also finds" in notice for notice in run.notices)
-    assert suitable_settings("fspmu", taught).gamma == 5.0
+    assert suitable_settings("fspmu", taught) == published_settings("fspmu", taught) == UNLEARNING["fspmu"].presets["nll"]

@@ -112,7 +112,7 @@ def test_no_detector_is_shown_the_truth_or_what_others_need(images, model, truth
         return original(choice, evidence, generator)
 
     monkeypatch.setattr(surveying, "score_evidence", spy)
-    wish = replace(FEW, cuts="mixture,otsu", probe=False)
+    wish = replace(FEW, cuts="mixture,otsu,log-odds", probe=False)
     right = survey(model, images, wish, truth=truth, history=history, run=Run())
     for name, found in shown:
         detector = DETECTORS[name]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import fspmu
+from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import COLUMNS, write_issues
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.run import Run
@@ -91,7 +92,7 @@ def test_what_lies_in_the_folder(finished):
     assert seen["logits_after"].argmax(1).tolist() == result.issues["predicted_label"].astype(int).tolist() and seen["centroids"].shape == (10, 48)
     assert same(load_file(folder / "model.safetensors"), result.model.state_dict())
     assert same(fspmu.load(folder, module=build(1)).module, result.model)
-    assert str(len(result.issues)) in (folder / "README.md").read_text() and "gmm" in (folder / "README.md").read_text()
+    assert str(len(result.issues)) in (folder / "README.md").read_text() and DEFAULT in (folder / "README.md").read_text()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == FEW.epochs
 
 

@@ -180,5 +180,5 @@ DETECTORS = {
     "random": Detector(at_random.score, at_random.Settings(), frozenset(), "a coin for every sample", cut="as-is", floor=False),
 }
 
-DEFAULT = "gmm"
+DEFAULT = "noise-transition"
 """What finds wrong labels when nobody says how."""

@@ -34,6 +34,8 @@ ROUNDING = 1e-12
 """Share of the mean square of features below which their variance is taken for a rounding error."""
 LEAST_SHRINKAGE = 1e-6
 """A feature that never varies would make the covariance singular."""
+USUAL_SHRINKAGE = 0.3
+"""Strong, because directions in which the samples of a given label do not vary at all are those along which a network learned them by heart."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,8 @@ class Settings:
 
     refinements: int = 3
     """Rounds of estimating it again from the samples that look right so far."""
-    shrinkage: float | None = 0.3
-    """Share of the covariance that its mean diagonal replaces. None: as much as suits the number of samples (oracle approximating shrinkage), which is less:
-    it knows of no labels that were memorised."""
+    shrinkage: float | None = None
+    """Share of the covariance that its mean diagonal replaces. None: 0.3, and more where the images do not outnumber the features by far."""
     prior_samples: float = 1.0
     """How many samples what was known before counts for, in the mean of a class."""
 
@@ -166,16 +167,18 @@ def estimate(sums: ClassSums, settings: Settings, former: Discriminant | None = 
 def _precision(covariance: Tensor, samples: float, share: float | None) -> Tensor:
     """Return the inverse of the shrunk covariance (D, D), whose trace is above 0."""
     identity, mean = torch.eye(len(covariance), dtype=torch.float64), float(covariance.diagonal().mean())
-    share = max(approximate_shrinkage(covariance, samples) if share is None else share, LEAST_SHRINKAGE)
+    share = max(suitable_shrinkage(samples, len(covariance)) if share is None else share, LEAST_SHRINKAGE)
     shrunk = (1 - share) * (covariance + covariance.T) / (2 * mean) + share * identity
     return torch.cholesky_inverse(torch.linalg.cholesky(shrunk)) / mean
 
 
-def approximate_shrinkage(covariance: Tensor, samples: float) -> float:
-    """Return the share of the mean diagonal that is expected to bring a covariance (D, D) of Gaussian samples nearest to the true one."""
-    square, mean = float(covariance.square().mean()), float(covariance.diagonal().mean())
-    excess = (samples + 1) * (square - mean**2 / len(covariance))
-    return 1.0 if excess <= 0 else min(1.0, (square + mean**2) / excess)
+def suitable_shrinkage(samples: float, width: int) -> float:
+    """Return the share of the mean diagonal for the covariance of so many features over so many samples.
+
+    Of few samples the discriminant would learn the given labels by heart, as the head did: `samples` of them leave all but so many directions without any
+    variance. D samples that vary alike in every direction, beside N real ones, make that share D / (D + N).
+    """
+    return max(USUAL_SHRINKAGE, width / (width + samples))
 
 
 def _sums_of(features: Tensor, given_labels: Tensor, num_classes: int, chosen: Tensor | None = None) -> ClassSums:

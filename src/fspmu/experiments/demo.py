@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fspmu.data.label_noise import NoiseOptions
+from fspmu.detection import DEFAULT
 from fspmu.experiments.experiment import Demo, Pretrain, Unlearn
 from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import unlearn
@@ -29,7 +30,7 @@ def run_demo(options: Demo) -> tuple[dict[str, Any], list[Table], list[str], lis
     trained = pretrain(Pretrain(dataset="digits", noise=noise, settings=settings, compute=compute))
     repairs = {
         detector: unlearn(Unlearn(run=trained.folder, detector=detector, compute=replace(compute, out=trained.folder / f"unlearn-fspmu-{detector}")))
-        for detector in ("known", "gmm")
+        for detector in ("known", DEFAULT)
     }
     seconds = time.perf_counter() - started
     if trained.already_done and all(outcome.already_done for outcome in repairs.values()):
@@ -59,7 +60,7 @@ def run_demo(options: Demo) -> tuple[dict[str, Any], list[Table], list[str], lis
         f"{data['train']:,} training images, {data['flip_rate']:.1%} of their labels wrong; {data['test']:,} test images; {seconds:.0f} s in all",
         f"trained model   {trained.folder}",
         *(f"repaired model  {outcome.folder}" for outcome in repairs.values()),
-        f"wrong labels    {repairs['gmm'].folder / 'label_issues.csv'}",
-        *report_line(repairs["gmm"].folder),
+        f"wrong labels    {repairs[DEFAULT].folder / 'label_issues.csv'}",
+        *report_line(repairs[DEFAULT].folder),
     ]
     return result, [table, detection_table(detections)], lines, [line for outcome in repairs.values() for line in warning_of(outcome.record)]

@@ -10,6 +10,7 @@ from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
 from fspmu.detection import DEFAULT
 from fspmu.detection.splitting import SplitSettings
+from fspmu.pretraining.trained import Situation
 from fspmu.stages.rounds import Rounds
 
 
@@ -92,6 +93,16 @@ class Pretrain:
     settings: Any = None
     picture: Tsne = field(default_factory=Tsne)
     compute: Compute = field(default_factory=Compute)
+
+    @property
+    def assumes_noise(self) -> bool:
+        """Whether methods choose settings for an assumed noise, not for what was injected."""
+        return self.noise.noise_mode not in ("sym", "asym")
+
+    def situation(self, num_classes: int) -> Situation:
+        """Return what methods are told of the labels."""
+        mode, rate = ("sym", self.assumed_rate) if self.assumes_noise else (self.noise.noise_mode, self.noise.noise_rate)
+        return Situation(num_classes, mode, rate)
 
 
 @dataclass(frozen=True)
@@ -183,6 +194,8 @@ class RunGrid:
     """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
     seeds: int | None = None
     """So many seeds from 0 on (recipes-small: from 7); some runs have fewer. None: 3 for table-known, table-gmm and most of detectors, else 1."""
+    records: Path | None = None
+    """File of records as `fspmu table --save` writes it, there or not: what it holds is done, wherever it was made, and every run that ends is added to it."""
     dry_run: bool = False
     """Print what would run, what is done, and what that costs about; write nothing."""
     out: Path = Path("runs/grid")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from fspmu.errors import InputError, choose
 from fspmu.experiments.experiment import Compute, OnRun, Pretrain, Unlearn
 from fspmu.experiments.survey_options import Survey
 from fspmu.pretraining import METHODS as PRETRAINING
-from fspmu.pretraining.trained import Situation
 from fspmu.report.result_table import Cell, Layout
 from fspmu.results.store import config_hash
 from fspmu.stages.gathering import MOST_FITTED, PROBED, VIEWED
@@ -62,9 +61,34 @@ class GridRun:
     def stem(self) -> str:
         """The name of its folder but for the seed: the title, and a hash of what it asks for and stands on, places and machine left out."""
         identity = {name: value for name, value in asked(self.options, **NAMED_WITHOUT).items() if name not in ("compute", "run")}
+        if isinstance(self.options, Unlearn):
+            identity = {name: value for name, value in identity.items() if name not in ("preset", "settings")} | self._unlike_published()
         command = type(self.options).__name__.lower()
         content = {"command": command, "asked": identity, "stands_on": self.stands_on and self.stands_on.stem.rpartition("-")[2]}
         return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.title)}-{config_hash(content)}"
+
+    def _unlike_published(self) -> Json:
+        """Return what a repair sets otherwise than published, whatever name that has: what a preset means, or is chosen when none is named, may change."""
+        assert isinstance(self.options, Unlearn) and self.stands_on is not None
+        start, chosen_method = self.stands_on.options, UNLEARNING[self.options.method]
+        assert isinstance(start, Pretrain)
+        published = asdict(chosen_method.presets.get(PRETRAINING[start.method].published_preset, chosen_method.settings))
+        unlike = {name: value for name, value in asdict(settings_of(self.options, start)).items() if value != published[name]}
+        return {"settings": unlike} if unlike else {}
+
+
+def method_settings(start: Pretrain, classes: int) -> Any:
+    """Return the settings of the method of a pretraining, what depends on the noise chosen."""
+    method = PRETRAINING[start.method]
+    return method.suited_to(start.settings or method.settings, start.situation(classes))
+
+
+def settings_of(options: Unlearn, start: Pretrain) -> Any:
+    """Return the settings of a repair of what `start` trains, by whatever they are asked for."""
+    if options.settings is not None:
+        return options.settings
+    chosen_method = UNLEARNING[options.method]
+    return chosen_method.presets.get(options.preset or PRETRAINING[start.method].preset, chosen_method.settings)
 
 
 @dataclass(frozen=True)
@@ -94,6 +118,13 @@ class Job:
     def title(self) -> str:
         """The run in words, its seed included."""
         return f"{self.run.title} seed {self.seed}"
+
+    @property
+    def start(self) -> Pretrain:
+        """The pretraining that it is, or stands on."""
+        options = self.run.stands_on.options if self.run.stands_on else self.options
+        assert isinstance(options, Pretrain)
+        return options
 
     @property
     def needs(self) -> Path | None:
@@ -202,8 +233,8 @@ def _build(kind: type, given: Json, **kinds: type) -> Any:
 
 def estimate(job: Job) -> tuple[int, int] | None:
     """Return about how many samples go forward and backward through networks, tests included; None for data of unknown size."""
-    start = job.run.stands_on.options if job.run.stands_on else job.options
-    if not isinstance(start, Pretrain) or start.dataset not in SIZES:
+    start = job.start
+    if start.dataset not in SIZES:
         return None
     train, test, classes = SIZES[start.dataset]
     train, test = min(train, start.data.limit or train), min(test, start.data.test_limit or test)
@@ -213,14 +244,12 @@ def estimate(job: Job) -> tuple[int, int] | None:
     if isinstance(job.options, Survey):
         return _survey_passes(job.options, start, train, classes)
     if isinstance(job.options, Unlearn):
-        chosen_method = UNLEARNING[job.options.method]
-        settings = job.options.settings or chosen_method.presets.get(job.options.preset or "", chosen_method.settings)
+        settings = settings_of(job.options, start)
         forgetting, kept = getattr(settings, "forget_epochs", 0) * wrong, train - wrong
         probes, looks = _detection_passes(job.options, classes)
         forward = 2 * forgetting + (settings.epochs + 1) * kept + (settings.epochs + 2) * test + (1 + looks) * train
         return probes * train + forward, probes * train + forgetting + settings.epochs * kept
-    method = PRETRAINING[start.method]
-    settings = method.suited_to(start.settings or method.settings, Situation(classes, mode, rate))
+    settings = method_settings(start, classes)
     if start.method == "ce":
         return settings.epochs * (train + test), settings.epochs * train
     return _two_networks(start.method, settings, train, test, train - wrong)

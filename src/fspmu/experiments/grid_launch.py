@@ -1,6 +1,7 @@
 """Making the runs of a grid: what is done is skipped, what was stopped goes on, what crashed is tried again, and what fails for good does not end the rest."""
 
 import contextlib
+import functools
 import json
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from fspmu.errors import InputError, choose, launched
 from fspmu.experiments.experiment import Compute, RunGrid
 from fspmu.experiments.grid_jobs import Job, chosen, estimate, jobs_of
+from fspmu.experiments.grid_records import add_made, joined, left_over, recorded
 from fspmu.experiments.grids import GRIDS
 from fspmu.experiments.tabulating import results_of
 from fspmu.report.survey_table import render_all
@@ -43,20 +45,25 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
     out, seeds = options.out.expanduser().resolve(), grid.seeds_up_to(options.seeds)
     data_dir = None if options.data_dir is None else options.data_dir.expanduser().resolve()
     compute = Compute(device=options.device, precision=options.precision, test_every=options.test_every)
-    jobs = chosen(jobs_of(grid.runs, seeds, compute, out, data_dir), options.only)
+    wanted = chosen(jobs_of(grid.runs, seeds, compute, out, data_dir), options.only)
+    known = recorded(options.records, grid)
+    jobs = left_over(wanted, known)
     _check_precision(jobs, options.precision)
-    result: Json = {"name": options.name, "folder": str(out), "failed": {}}
+    result: Json = {"name": options.name, "folder": str(out), "failed": {}, "recorded": len(wanted) - len(jobs)}
     if options.dry_run:
         return _planned(jobs, result)
+    keep = (lambda: None) if options.records is None else functools.partial(add_made, options.records, grid, out)
     with _alone(out), _stoppable():
-        failed = _make(jobs, options)
+        failed = _make(jobs, options, keep)
     done = sum(job.state == "done" for job in jobs)
     result |= {"failed": {job.title: trouble for job, trouble in failed.items()}, "done": done, "runs": len(jobs)}
     lines = [f"{done:,} of {len(jobs):,} runs are done; they lie in {out}"]
+    if options.records is not None:
+        lines = [f"{len(wanted) - len(jobs):,} of {len(wanted):,} runs were in {options.records} already", *lines]
     lines += [f"failed for good: {job.title}: {trouble}; its words: {job.log}" for job, trouble in failed.items() if trouble != BLOCKED]
     if blocked := [job.title for job, trouble in failed.items() if trouble == BLOCKED]:
         lines.append(f"not begun, because {BLOCKED}: {', '.join(blocked)}")
-    results = results_of(grid, out)
+    results = joined(known, results_of(grid, out))
     return result, [*lines, *(["", render_all(grid.layout, results, ("last",), "markdown")] if results else [])]
 
 
@@ -87,7 +94,7 @@ def _check_precision(jobs: Sequence[Job], asked: str) -> None:
 def _planned(jobs: Sequence[Job], result: Json) -> tuple[Json, list[str]]:
     """Return what would be done, and about what it costs."""
     plan, lines, totals = [], [], [0, 0]
-    width = max(len(job.title) for job in jobs)
+    width = max((len(job.title) for job in jobs), default=0)
     for job in jobs:
         state, passes = job.state, estimate(job)
         if state != "done" and passes is not None:
@@ -98,6 +105,8 @@ def _planned(jobs: Sequence[Job], result: Json) -> tuple[Json, list[str]]:
     states = [entry["state"] for entry in plan]
     counts = f"{states.count('done'):,} done, {states.count('unfinished'):,} unfinished, {states.count('new'):,} new"
     lines = [f"{'state':<10}  {'run':<{width}}  {'about forward':>13}  {'backward':>13}", *lines, ""]
+    if result["recorded"]:
+        lines += [f"the records hold {result['recorded']:,} more"]
     lines += [f"{len(jobs):,} runs below {result['folder']}: {counts}; nothing was written"]
     lines += [f"left to do: about {totals[0]:,} samples forward and {totals[1]:,} backward"]
     return result | {"plan": plan, "forward": totals[0], "backward": totals[1]}, lines
@@ -106,8 +115,8 @@ def _planned(jobs: Sequence[Job], result: Json) -> tuple[Json, list[str]]:
 # Making them.
 
 
-def _make(jobs: Sequence[Job], options: RunGrid) -> dict[Job, str]:
-    """Make the jobs that are not done; return what failed for good, and why."""
+def _make(jobs: Sequence[Job], options: RunGrid, keep: Callable[[], object]) -> dict[Job, str]:
+    """Make the jobs that are not done, and `keep` each that ends; return what failed for good, and why."""
     todo = [job for job in jobs if job.state != "done"]
     failed: dict[Job, str] = {}
     pause = 0.1 if sys.stderr.isatty() else 30.0
@@ -115,6 +124,7 @@ def _make(jobs: Sequence[Job], options: RunGrid) -> dict[Job, str]:
         with contextlib.closing((_by_ray if options.where == "ray" else _here)(todo, options, bar)) as endings:
             for job, trouble in endings:
                 if trouble is None:
+                    keep()
                     bar.update()
                 else:
                     failed[job] = trouble

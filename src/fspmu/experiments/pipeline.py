@@ -25,7 +25,7 @@ from fspmu.models import MODELS, WIDTHS
 from fspmu.models.classifier import Classifier, Description
 from fspmu.preprocessing import AUGMENTATIONS
 from fspmu.pretraining import METHODS, Pretraining
-from fspmu.pretraining.trained import SampleHistory, Situation, Trained
+from fspmu.pretraining.trained import SampleHistory, Trained
 from fspmu.results.record import check_schema, make_record
 from fspmu.results.store import config_hash, read_json
 from fspmu.stages.writing import write_predictions
@@ -192,14 +192,14 @@ def _save_trained(folder: Path, trained: Trained, method: str) -> None:
 
 def suited_settings(method: Pretraining, settings: Any, options: Pretrain, num_classes: int) -> tuple[Any, list[str]]:
     """Return the settings with what depends on the noise chosen, and a line that says what was chosen."""
-    injected = options.noise.noise_mode in ("sym", "asym")
-    mode, rate = (options.noise.noise_mode, options.noise.noise_rate) if injected else ("sym", options.assumed_rate)
-    suited = method.suited_to(settings, Situation(num_classes, mode, rate))
+    situation = options.situation(num_classes)
+    suited = method.suited_to(settings, situation)
     names = [field.name for field in fields(suited) if getattr(settings, field.name) is None]
     if not names:
         return suited, []
     values = ", ".join(f"--{name.replace('_', '-')} {getattr(suited, name):g}" for name in names)
-    return suited, [f"{options.method} chose for {'' if injected else 'an assumed '}{mode} noise of {rate:g} and {num_classes} classes: {values}"]
+    noise = f"{'an assumed ' if options.assumes_noise else ''}{situation.noise_mode} noise of {situation.noise_rate:g}"
+    return suited, [f"{options.method} chose for {noise} and {num_classes} classes: {values}"]
 
 
 def _pair(trained: Trained, run: Run) -> Json:

@@ -47,7 +47,7 @@ from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.report.figures import check_tsne, draw_tsne
 from fspmu.report.tables import run_table, show, warning_of
 from fspmu.results.store import read_json, replacing
-from fspmu.stages.mending import suitable_settings
+from fspmu.stages.mending import published_settings
 from fspmu.stages.writing import write_predictions
 from fspmu.unlearning import METHODS as UNLEARNING
 
@@ -151,7 +151,7 @@ def unlearn(flags: Namespace) -> None:
     detector, detector_settings, split = detector_of(flags)
     settings_of(flags, method, UNLEARNING[method].settings)  # what the method cannot take is said before anything is looked for
     run = step.find()
-    base = suitable_settings(method, load(run))
+    base = published_settings(method, load(run))
     settings = settings_of(flags, method, base)
     changes = {} if method.startswith("retrain") else changes_of(settings, base)  # the flags of retraining name the run already
     changes |= {"sample_rate": flags.sample_rate} if detector_settings != DETECTORS[detector].settings else {}

@@ -46,7 +46,7 @@ class RepairModel:
     method: str = "fspmu"
     """How to unlearn; see `fspmu methods`."""
     preset: str | None = None
-    """A named set of the method's settings. None: the published ones. Explicit flags win. A learning rate of your own is kept, another lowered where that
+    """A named set of the method's settings. None: tuned-soft. Explicit flags win. A learning rate of your own is kept, another lowered where that
     suits the model."""
     settings: Any = None
     fit: Annotated[bool, Suppress] = True

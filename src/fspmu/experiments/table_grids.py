@@ -11,6 +11,7 @@ from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining import cross_entropy
 from fspmu.report.published import COLUMNS
 from fspmu.report.result_table import Layout
+from fspmu.unlearning import METHODS as UNLEARNING
 
 NLL = {"dividemix": "DivideMix", "promix": "ProMix", "longremix": "LongReMix"}
 """Methods that resist noise while they train, and the names of their rows."""
@@ -19,7 +20,7 @@ CE_ROWS = ("original", "scrub-reference", "FSPMU")
 """Rows of models trained by cross-entropy."""
 
 DETECTOR = "gmm"
-"""What predicts the forget set of models trained by cross-entropy, where it is not known."""
+"""What predicts the forget set of models trained by cross-entropy, where it is not known, as published."""
 NLL_DETECTOR = "gmm-probe"
 """What predicts it for NLL models."""
 
@@ -114,4 +115,8 @@ def with_repairs(start: Pretrain, column: str, forget_set: str) -> list[GridRun]
     detector = "known" if forget_set == "known" else NLL_DETECTOR if nll else DETECTOR
     repairs = {f"{NLL[start.method]} + FSPMU": "fspmu"} if nll else {"scrub-reference": "scrub-reference", "FSPMU": "fspmu"}
     original = GridRun(start, (start.dataset, NLL[start.method] if nll else "original", column))
-    return [original, *(GridRun(Unlearn(LATER, method=method, detector=detector), (start.dataset, row, column), original) for row, method in repairs.items())]
+    runs = [original]
+    for row, method in repairs.items():
+        settings = UNLEARNING[method].presets.get(PRETRAINING[start.method].published_preset)
+        runs.append(GridRun(Unlearn(LATER, method=method, detector=detector, settings=settings), (start.dataset, row, column), original))
+    return runs

@@ -20,6 +20,7 @@ from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings
 from fspmu.models.classifier import Classifier
 from fspmu.pretraining import METHODS as PRETRAINING
+from fspmu.pretraining import Pretraining
 from fspmu.stages.choosing import Choice, choose_detection
 from fspmu.stages.gathering import Beside, Looked, check_needs, gather, look
 from fspmu.stages.scoring import Judged, cut_scores, final_score, kept_by_floor, score_evidence, split_judged
@@ -72,9 +73,8 @@ def find_label_issues(
     check_settings(split_settings)
     needs = choice.how.needs_with(choice.settings) | (choice.how.optional & (frozenset() if history is None else frozenset({"history"})))
     check_needs(needs, choice.settings, images, beside)
-    trained_by = model.description.trained_by if model.description else ""
-    if detector == "gmm" and trained_by in PRETRAINING and PRETRAINING[trained_by].preset == "nll":
-        run.notice(f"{trained_by} has kept most wrong labels out of training already; --detector gmm-probe also finds those that it memorised all the same")
+    if training_of(model).robust and choice.how.early is None and choice.how.floor:
+        run.notice("training has kept most wrong labels out already; --detector gmm-probe also finds those that this model memorised all the same")
     as_given = images
     images, model = prepared(model, images, run)
     with run.timed("detection"):
@@ -97,6 +97,12 @@ def find_label_issues(
     told = {"detector": detector, "settings": asdict(choice.settings), "cut": choice.cut, "cut_settings": asdict(choice.cut_settings)}
     report = told | looked.report | {"quality": quality, "mixture": mixture, "passes": run.passes["detection"]}
     return replace(detection_of(as_given, found, looked.predictions, score, report), looked=looked)
+
+
+def training_of(model: Classifier | None) -> Pretraining:
+    """Return how `model` was trained; if nobody knows, by cross-entropy."""
+    trained_by = model.description.trained_by if model is not None and model.description else ""
+    return PRETRAINING.get(trained_by, PRETRAINING["ce"])
 
 
 def detection_of(images: Images, split: Split, predictions: Predictions, score: Tensor, report: dict[str, Any]) -> Detection:

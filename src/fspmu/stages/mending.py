@@ -17,8 +17,7 @@ from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, choose
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
-from fspmu.pretraining import METHODS as PRETRAINING
-from fspmu.stages.finding import Detection, find_label_issues, opinions_behind, prepared
+from fspmu.stages.finding import Detection, find_label_issues, opinions_behind, prepared, training_of
 from fspmu.stages.relabelling import with_new_labels
 from fspmu.unlearning import METHODS as UNLEARNING
 
@@ -128,18 +127,22 @@ def say_if_worse(mended: Mended, run: Run) -> None:
 
 
 def suitable_settings(method: str, model: Classifier | None, preset: str | None = None) -> Any:
-    """Return the settings of the named preset of `method`, or of the one that suits how `model` was trained.
+    """Return the settings of the named preset of `method`, or of the one that suits how `model` was trained; of a model that nobody knows, by cross-entropy.
 
     Raises InputError when the method has no such preset.
     """
     chosen = choose(UNLEARNING, method, "method")
-    if preset is not None:
-        if not chosen.presets:
-            raise InputError(f"{method} has no presets; leave --preset out")
-        return choose(chosen.presets, preset, f"preset of {method}")
-    trained_by = model.description.trained_by if model is not None and model.description else ""
-    suited = PRETRAINING[trained_by].preset if trained_by in PRETRAINING else ""
-    return chosen.presets.get(suited, chosen.settings)
+    if preset is None:
+        return chosen.presets.get(training_of(model).preset, chosen.settings)
+    if not chosen.presets:
+        raise InputError(f"{method} has no presets; leave --preset out")
+    return choose(chosen.presets, preset, f"preset of {method}")
+
+
+def published_settings(method: str, model: Classifier) -> Any:
+    """Return the settings of the published tables for a model that was trained as `model` was."""
+    chosen = choose(UNLEARNING, method, "method")
+    return chosen.presets.get(training_of(model).published_preset, chosen.settings)
 
 
 def fitted_settings(settings: Any, method: str, model: Classifier, images: Images, split: Split, run: Run) -> Any:

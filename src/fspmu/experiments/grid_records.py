@@ -1,0 +1,66 @@
+"""A file of records beside a grid: what it holds was made before, on whatever machine, and is not made again; what is made now is added to it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fspmu.errors import InputError
+from fspmu.experiments.experiment import Pretrain, Unlearn
+from fspmu.experiments.grid_jobs import SIZES, Grid, Job, method_settings, settings_of
+from fspmu.experiments.tabulating import results_of
+from fspmu.report.result_table import Result
+from fspmu.report.slim_records import load_results, save_results
+from fspmu.results.store import differences
+
+Json = dict[str, Any]
+
+
+def recorded(path: Path | None, grid: Grid) -> list[Result]:
+    """Return the results of a grid in a file of records; none where there is no file yet.
+
+    Raises InputError when the file is no such file.
+    """
+    return [] if path is None or not path.exists() else load_results([path], grid.layout)
+
+
+def left_over(jobs: Sequence[Job], known: Sequence[Result]) -> list[Job]:
+    """Return the jobs whose result is not known, and the pretrainings that these stand on, known or not: their networks are needed.
+
+    Raises InputError when a known result was made by other settings than its job has now.
+    """
+    of_cells = {(result.cell, result.seed): result.record["config"] for result in known}
+    unknown = []
+    for job in jobs:
+        config = of_cells.get((job.run.cell, job.seed))
+        if config is None:
+            unknown.append(job)
+        elif apart := differences(config.get("settings") or {}, _settings_now(job, config)):
+            raise InputError(f"{job.title} is in the records, but with other settings than now: {apart[0]}; give another file to --records")
+    folders = {job.folder for job in unknown} | {job.needs for job in unknown}
+    return [job for job in jobs if job.folder in folders]
+
+
+def _settings_now(job: Job, config: Json) -> Json:
+    """Return what the config of a run of `job` would say of the settings that `config` has; a setting that is newer than that has the value of before."""
+    then = config.get("settings") or {}
+    settings: Any = None
+    if isinstance(job.options, Pretrain):
+        settings = method_settings(job.options, SIZES[job.options.dataset][2]) if job.options.dataset in SIZES else None
+    elif isinstance(job.options, Unlearn):
+        settings = settings_of(job.options, job.start)
+    return then if settings is None else {name: value for name, value in json.loads(json.dumps(asdict(settings))).items() if name in then}
+
+
+def joined(known: Sequence[Result], made: Sequence[Result]) -> list[Result]:
+    """Return both; of two results of one cell and seed the one that was known."""
+    cells = {(result.cell, result.seed) for result in known}
+    return [*known, *(result for result in made if (result.cell, result.seed) not in cells)]
+
+
+def add_made(path: Path, grid: Grid, out: Path) -> list[Result]:
+    """Add the finished runs of a grid below `out` to a file of records; return all that it holds then."""
+    results = joined(recorded(path, grid), results_of(grid, out))
+    save_results(path, grid.layout, results)
+    return results
