@@ -112,6 +112,8 @@ def test_asymmetric_cifar100():
     assert sorted(mapping.tolist()) == list(range(100)) and not (mapping == torch.arange(100)).any()
     result = inject(balanced(5000, CIFAR100), noise_mode="asym", noise_rate=0.4)
     assert result.flip_rate == 0.4 and any("protocol assumed" in note for note in result.notes)
+    moved = result.train.given_labels != result.true_labels
+    assert int(moved.sum()) == 2000 and torch.equal(result.train.given_labels[moved], mapping[result.true_labels[moved]]), "every slot moves, to its neighbour"
 
 
 def test_asymmetric_elsewhere(tmp_path):

@@ -237,12 +237,51 @@ def test_tensors_that_share_memory_and_old_files_load(tmp_path):
     assert torch.equal(again.second.weight, module.first.weight)
 
 
-def test_a_whole_pickled_model_is_refused_with_the_way_out(tmp_path):
-    path = tmp_path / "net.pt"
-    for content in (nn.Sequential(nn.Linear(2, 2)), {"model": nn.Sequential(nn.Linear(2, 2)), "epoch": 3}):
+def test_of_a_whole_pickled_model_the_tensors_are_read_and_nothing_else(tmp_path):
+    path, touched = tmp_path / "net.pt", tmp_path / "touched"
+    module = small()
+    module.register_buffer("mask", torch.ones(2), persistent=False)
+    module.hook = Bomb(touched)
+    inner = module["0"]
+    for content in (module, {"model": module, "epoch": 3}, nn.DataParallel(module)):
         torch.save(content, path)
-        with pytest.raises(InputError, match=r"whole pickled model.*would run what it holds; write torch.save\(model.state_dict\(\), FILE\)"):
+        found = read_weights(path)
+        assert list(found) == list(module.state_dict()) and all(torch.equal(found[name], value) for name, value in module.state_dict().items())
+    assert not touched.exists()
+    inner.again = module  # a module within itself
+    torch.save(module, path)
+    assert set(read_weights(path)) == set(small().state_dict())
+    for content in (nn.Sequential(), Stateful()):
+        torch.save(content, path)
+        with pytest.raises(InputError, match=r"pickled object without any weights .*; write torch.save\(model.state_dict\(\), FILE\)"):
             read_weights(path)
+
+
+class Stateful:
+    """Something of somebody's own whose parts are called as those of a module."""
+
+    def __init__(self):
+        self._modules, self._parameters, self._buffers = [1], "weights", {"a": 3}
+
+
+class Pair(nn.Module):
+    """Two networks in one module, as ProMix saves them."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.net1, self.net2 = first, second
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_both_networks_of_a_pair_are_found(tmp_path, model, whole):
+    path, other = tmp_path / "net.pth.tar", preactresnet18(10, width=WIDTH)
+    pair = Pair(model, other)
+    torch.save(pair if whole else pair.state_dict(), path)
+    for key, wanted in ((None, model), ("net1", model), ("net2", other)):
+        found = lay_into(preactresnet18(10, width=WIDTH), read_weights(path, key), path)
+        assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in found.state_dict().items())
+    with pytest.raises(InputError, match="no state dict 'net3'; did you mean 'net"):
+        read_weights(path, "net3")
 
 
 def test_a_program_is_refused_before_it_is_opened(tmp_path):

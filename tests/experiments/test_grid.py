@@ -458,7 +458,7 @@ def test_ray_does_not_repeat_what_is_refused(ray, stub, tmp_path, capsys):
 # The lists.
 
 
-@pytest.mark.parametrize("name", [name for name in GRIDS if name.startswith("table-")])
+@pytest.mark.parametrize("name", [name for name in GRIDS if name.startswith(("table-", "learning-", "baselines-"))])
 def test_lists_are_complete_and_every_run_comes_back_from_json(name, tmp_path):
     grid = GRIDS[name]
     cells = {run.cell for run in grid.runs}
@@ -470,7 +470,7 @@ def test_lists_are_complete_and_every_run_comes_back_from_json(name, tmp_path):
         options = job.options
         assert options.method in (PRETRAINING if isinstance(options, Pretrain) else UNLEARNING)
         assert estimate(job) is not None and all(count > 0 for count in estimate(job))
-    assert {job.options.detector for job in all_jobs if isinstance(job.options, Unlearn)} <= {"known", "gmm", NLL_DETECTOR}
+    assert {job.options.detector for job in all_jobs if isinstance(job.options, Unlearn)} <= {"known", "gmm", "random", NLL_DETECTOR}
 
 
 NAMED = {

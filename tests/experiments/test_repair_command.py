@@ -310,7 +310,7 @@ BAD = {
     "no such function": (["--model", "own_nets:buidl"], "did you mean 'build'"),
     "no weights": (["--weights", "nowhere.pth"], "nowhere.pth does not exist"),
     "weights of another network": (["--weights", "net.safetensors"], "are not those of this network"),
-    "a whole pickled model": (["--weights", "WHOLE"], "would run what it holds"),
+    "a pickled object": (["--weights", "WHOLE"], "without any weights that could be read without running it"),
     "no such state dict": (["--weights-key", "ema"], "no state dict 'ema'"),
     "other classes": (["--class-names", "cat", "dog", "eagle"], "the data's classes: cat, dog, owl; the model's: cat, dog, eagle"),
     "other numbers of classes": (["--dataset", "digits"], "3 classes apart and does not name them, the data has 10 (0, 1, 2"),
@@ -346,7 +346,7 @@ BAD = {
 def test_bad_input_gets_one_sentence_and_leaves_nothing(case, home, tmp_path, capsys):
     flags, sentence = BAD[case]
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    torch.save(nn.Linear(2, 2), tmp_path / "whole.pth")
+    torch.save(nn.Sequential(), tmp_path / "whole.pth")
     for name in CLASSES:
         (tmp_path / "texts" / name).mkdir(parents=True)
         (tmp_path / "texts" / name / "1.png").write_text("no image")

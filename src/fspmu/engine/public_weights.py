@@ -1,7 +1,8 @@
 """Weights that other programs wrote, read without running anything in them, and laid into one of our networks.
 
 `torch.save` files are pickles. The reader here looks up the few names that tensors and arrays are made of, and puts an inert placeholder in the place of
-every other one, so that a checkpoint that drags a function or an optimiser along still gives its weights.
+every other one, so that a checkpoint that drags a function or an optimiser along still gives its weights. Of a whole module the placeholder keeps the
+dictionaries that it is made of, and so the tensors in them, by the names that its state_dict would have.
 """
 
 import collections
@@ -21,14 +22,18 @@ from fspmu.errors import InputError, suggestion
 from fspmu.models.adopt import WeightsLayout
 from fspmu.models.classifier import Classifier
 
-WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "state_dict1")
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "state_dict_ema", "state_dict1", "net1")
 """Keys under which checkpoints keep their weights, the likeliest first."""
+PAIR = ("net1", "net2")
+"""How two networks in one module are called."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 CONVERT = "write torch.save(model.state_dict(), FILE), or a safetensors file, in the program that made it, and give that"
 
 
 class Placeholder:
-    """Stands for whatever a file names that is neither tensor, array nor plain container. It does nothing."""
+    """Stands for whatever a file names that is neither tensor, array nor plain container. It does nothing, but keeps the state that a file gives it."""
+
+    state: Any = None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         pass
@@ -38,7 +43,8 @@ class Placeholder:
         return self
 
     def __setstate__(self, state: Any) -> None:
-        """Take nothing in."""
+        """Keep it, as it is."""
+        self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Take nothing in."""
@@ -61,6 +67,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): _encode,
     }
+    names |= {(home, "set"): set for home in ("builtins", "__builtin__")}  # which buffers of a module are no part of its state_dict
     for home in ("numpy.core.multiarray", "numpy._core.multiarray"):
         names |= {(home, "_reconstruct"): rebuild, (home, "scalar"): scalar}
     for kind in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"):
@@ -138,7 +145,12 @@ def _is_script(path: Path) -> bool:
 def _unwrapped(content: Any, path: Path, key: str | None) -> tuple[dict[str, Tensor], str]:
     """Return the state dict in what a torch file held, and the key it was under; empty: none."""
     if isinstance(content, Placeholder):
-        raise InputError(f"{path} is a whole pickled model, and opening it would run what it holds; {CONVERT}")
+        content = tensors_of_pickled(content)
+        if not content:
+            raise InputError(f"{path} is a pickled object without any weights that could be read without running it; {CONVERT}")
+    if isinstance(content, Mapping):
+        content = {name: tensors_of_pickled(value) or value if isinstance(value, Placeholder) else value for name, value in content.items()}
+        content = _split_pair(content)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds no state dict; save model.state_dict() as safetensors and give that")
     wrapped = [name for name in ([key] if key else WRAPPERS) if isinstance(content.get(name), Mapping)]
@@ -147,11 +159,40 @@ def _unwrapped(content: Any, path: Path, key: str | None) -> tuple[dict[str, Ten
         raise InputError(f"{path} has no state dict {key!r}; {suggestion(key, others) if others else 'it holds a single one: leave --weights-key out'}")
     found = content[wrapped[0]] if wrapped else content
     weights = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
-    if not weights and any(isinstance(content.get(name), Placeholder) for name in WRAPPERS):
-        raise InputError(f"{path} holds a whole pickled model beside other things, and opening it would run what it holds; {CONVERT}")
     if not weights:
         raise InputError(f"{path} holds no weights; its keys are {', '.join(map(str, list(content)[:8]))}")
     return weights, wrapped[0] if wrapped else ""
+
+
+def tensors_of_pickled(module: Placeholder) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a pickled module by the names that its state_dict would have; one that stands in two places under the first."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    waiting = [("", module)]
+    while waiting:
+        prefix, part = waiting.pop()
+        if id(part) in seen or not isinstance(part.state, Mapping):
+            continue
+        seen.add(id(part))
+        left_out = part.state.get("_non_persistent_buffers_set")
+        for kind in ("_parameters", "_buffers"):
+            for name, value in _items(part.state.get(kind)):
+                if isinstance(value, Tensor) and not (isinstance(left_out, set) and name in left_out):
+                    found[f"{prefix}{name}"] = value
+        waiting += [(f"{prefix}{name}.", child) for name, child in reversed(_items(part.state.get("_modules"))) if isinstance(child, Placeholder)]
+    return found
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _split_pair(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the state dict of a module of two networks as one for each, everything else as it is."""
+    heads = {str(name).partition(".")[0] for name in content}
+    if heads != set(PAIR) or not all(isinstance(value, Tensor) for value in content.values()):
+        return content
+    return {head: {name.removeprefix(f"{head}."): value for name, value in content.items() if name.startswith(f"{head}.")} for head in PAIR}
 
 
 def _shared_prefix(names: Iterable[str]) -> str:

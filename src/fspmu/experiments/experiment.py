@@ -189,7 +189,7 @@ class RunGrid:
     """Make the runs of a table: pretrainings, and the repairs and surveys that stand on them. The same command goes on where it was stopped."""
 
     name: Positional[str]
-    """table-known, table-gmm, their twins with -small, learning-small; detectors-small, -10k, -wide, -memorised; recipes-small, routes-small."""
+    """table-known, table-gmm, twins of both with -small; learning-small, baselines-small; detectors-small, -10k, -wide, -memorised; recipes-, routes-small."""
     where: str = "local"
     """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
     seeds: int | None = None
@@ -223,7 +223,7 @@ class ShowTable:
     """Print a table from the records of its runs: mean and spread over seeds, and the published figures below ours."""
 
     name: Positional[str]
-    """table-known, table-gmm, their twins with -small, learning-small; detectors-small, -10k, -wide, -memorised; recipes-small, routes-small."""
+    """table-known, table-gmm, twins of both with -small; learning-small, baselines-small; detectors-small, -10k, -wide, -memorised; recipes-, routes-small."""
     out: Path = Path("runs/grid")
     """Folder of the run folders that `fspmu grid` wrote."""
     records: tuple[Path, ...] = ()

@@ -2,7 +2,7 @@
 
 from fspmu.experiments.detector_grids import detectors_10k, detectors_memorised, detectors_small, detectors_wide, recipes, routes
 from fspmu.experiments.grid_jobs import Grid
-from fspmu.experiments.table_grids import full, learning, small
+from fspmu.experiments.table_grids import baselines, full, learning, small
 
 GRIDS: dict[str, Grid] = {
     "table-known": full("known"),
@@ -10,6 +10,7 @@ GRIDS: dict[str, Grid] = {
     "table-known-small": small("known"),
     "table-gmm-small": small("gmm"),
     "learning-small": learning(),
+    "baselines-small": baselines(),
     "detectors-small": detectors_small(),
     "detectors-10k": detectors_10k(),
     "detectors-wide": detectors_wide(),

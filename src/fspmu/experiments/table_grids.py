@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
+from fspmu.detection import at_random, known
 from fspmu.experiments.experiment import Pretrain, Unlearn
 from fspmu.experiments.grid_jobs import LATER, Grid, GridRun
 from fspmu.pretraining import METHODS as PRETRAINING
@@ -12,6 +14,7 @@ from fspmu.pretraining import cross_entropy
 from fspmu.report.published import COLUMNS
 from fspmu.report.result_table import Layout
 from fspmu.unlearning import METHODS as UNLEARNING
+from fspmu.unlearning import retrain
 
 NLL = {"dividemix": "DivideMix", "promix": "ProMix", "longremix": "LongReMix"}
 """Methods that resist noise while they train, and the names of their rows."""
@@ -96,6 +99,37 @@ def learning() -> Grid:
     )
     layout = Layout("learning-small", "trained from the beginning, no repair", ("cifar10",), tuple(rows[method] for method in LEARNING), columns, notes)
     return Grid(runs, layout, seeds=1)
+
+
+def baselines() -> Grid:
+    """Return what a repair is measured against at equal cost: the same repair of a forget set drawn by chance, and fresh weights trained on the retain set."""
+    published = UNLEARNING["fspmu"].presets["original"]
+    start = Pretrain(dataset="cifar10", model="preactresnet18", width=16, data=SMALL_DATA, noise=noise_of("sym 50"), settings=SMALL_CE)
+    original = GridRun(start, ("cifar10", "original", "sym 50"))
+    shares = {
+        "FSPMU, known": ("known", known.Settings()),
+        "FSPMU, known at quality .8": ("known", known.Settings(quality=0.8)),
+        "FSPMU, predicted": (DETECTOR, None),
+        "FSPMU, each sample with probability .45": ("random", at_random.Settings(share=0.45)),
+    }
+    runs = [original, *(_repair(original, row, "fspmu", published, detector, wish) for row, (detector, wish) in shares.items())]
+    for about, epochs in (("at the cost of a repair", published.epochs + published.forget_epochs), ("as long as the original", SMALL_CE.epochs)):
+        settings = retrain.Settings(epochs=epochs, lr_step=epochs // 2)
+        for words, detector in (("known", "known"), ("predicted", DETECTOR)):
+            runs.append(_repair(original, f"retrained {about}, {words}", "retrain", settings, detector))
+    notes = (
+        f"The first 5,000 images, PreActResNet18 of width 16, {SMALL_CE.epochs} epochs, 4,000 test images.",
+        f"Retrained at the cost of a repair: {published.epochs + published.forget_epochs} epochs on the retain set, as a repair makes {published.epochs}"
+        f" passes over that and {published.forget_epochs} over the forget set; the learning rate falls to a tenth halfway.",
+    )
+    rows = tuple(run.cell[1] for run in runs)
+    return Grid(runs, Layout("baselines-small", "repairs and retraining at equal cost", ("cifar10",), rows, ("sym 50",), notes), seeds=1)
+
+
+def _repair(original: GridRun, row: str, method: str, settings: Any, detector: str, detector_settings: Any = None) -> GridRun:
+    data, _, column = original.cell
+    options = Unlearn(LATER, method=method, settings=settings, detector=detector, detector_settings=detector_settings)
+    return GridRun(options, (data, row, column), original, words=row.replace(",", ""))
 
 
 def nll_rows(methods: Iterable[str]) -> tuple[str, ...]:

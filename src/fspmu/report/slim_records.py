@@ -26,7 +26,8 @@ def save_results(path: Path, layout: Layout, results: Iterable[Result]) -> None:
     """Write what the table needs, and what another run would need to compare with it.
 
     The first line holds what lines share, by name: `config` but for seed, run and noise, `machine`, `versions`. Shares are fractions; `quality` is that of
-    the detection; times in seconds. Of a survey the figures of each row are kept, in the order of SURVEYED; `rows` names detector, cut, and whether that is
+    the detection; `ensemble` is the accuracy of both networks together, where there were two; times in seconds. Of a survey the figures of each row are
+    kept, in the order of SURVEYED; `rows` names detector, cut, and whether that is
     the detector's own. Raises InputError when the file would be too large to be committed.
     """
     shared: dict[str, Json] = {}
@@ -44,9 +45,12 @@ def save_results(path: Path, layout: Layout, results: Iterable[Result]) -> None:
         line |= {key: config[key] for key in ("run", "noise") if key in config}
         line |= {"test_accuracy": _rounded(record["test_accuracy"], 6), "quality": _rounded((record["detection"] or {}).get("quality"), 4)}
         line |= {"seconds": _rounded(record["seconds"], 1), "machine": share(record["machine"]), "versions": share(record["versions"])}
+        if ensemble := (record.get("pretraining") or {}).get("ensemble"):
+            line["ensemble"] = _rounded(ensemble, 6)
         if record.get("survey"):
             line["survey"] = _slim_survey(record["survey"], share)
-        lines.append({key: value for key, value in line.items() if value is not None})
+        if (slim := {key: value for key, value in line.items() if value is not None}) not in lines:  # one run may have been read from two files
+            lines.append(slim)
     head = {"schema": SCHEMA, "table": layout.name, "shared": shared}
     text = "".join(f"{json.dumps(line, sort_keys=True, separators=(',', ':'))}\n" for line in (head, *lines))
     if len(text.encode()) > LARGEST:
@@ -88,6 +92,7 @@ def _record(line: Json, shared: Json) -> Json:
         "config": config,
         "test_accuracy": line.get("test_accuracy"),
         "detection": {"quality": line["quality"]} if "quality" in line else None,
+        "pretraining": {"ensemble": line["ensemble"]} if "ensemble" in line else None,
         "seconds": line["seconds"],
         "machine": shared.get(line.get("machine", "")),
         "versions": shared.get(line.get("versions", "")),

@@ -56,7 +56,11 @@ def run_table(record: Json) -> list[Table]:
         table.caption, table.caption_justify = (
             ("* picked on these images" if held_out else "* picked on test data", "left") if "best" in accuracy else (None, "left")
         )
-        table.add_row(escape(str(config.get("method") or config["command"])), *(percent(accuracy[key]) for key, _ in columns))
+        pair = record.get("pretraining") or {}
+        name = str(config.get("method") or config["command"])
+        table.add_row(escape(f"{name}, {pair['kept']}" if "kept" in pair else name), *(percent(accuracy[key]) for key, _ in columns))
+        if pair.get("ensemble"):
+            table.add_row("both networks together", *(percent(pair["ensemble"][key]) for key, _ in columns))
         tables.append(table)
     if record["detection"]:
         tables.append(detection_table({record["detection"]["detector"]: record["detection"]}))
