@@ -33,7 +33,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else 'fspmu needs Python 3.11 or newer; name one: make PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[timm,hf,tsne,tensorboard,cleanlab,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[timm,hf,ray,tsne,tensorboard,cleanlab,dev]'
 	touch $(READY)
 
 clean:

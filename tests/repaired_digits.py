@@ -27,7 +27,8 @@ def trained():
 
 
 def repair(out, **options):
-    """Return the folder of a repair of it in two epochs, written into `out`."""
+    """Return the folder of a repair of it in two epochs, written into `out`, by a detector whose cut fits two groups."""
+    options = {"detector": "gmm"} | options
     settings = UNLEARNING["fspmu"].settings.__class__(epochs=2, forget_epochs=1)
     return unlearn(Unlearn(run=trained(), settings=settings, compute=Compute(device="cpu", precision="fp32", out=out), **options)).folder
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import fspmu
 from fspmu.cli import COMMANDS, main
-from fspmu.detection import DETECTORS
+from fspmu.detection import DEFAULT, DETECTORS
 from fspmu.detection.cuts import CUTS
 from fspmu.detection.label_issues import COLUMNS
 from fspmu.unlearning import METHODS
@@ -289,9 +289,9 @@ BAD = {
     "a learning rate that is no number": (["pretrain", "--lr", "nan"], "--lr is nan"),
     "a negative seed": (["pretrain", "--seed", "-1"], "--seed is -1"),
     "temperature zero": (["unlearn", "RUN", "--t", "0", "--out", "OUT"], "--t is 0.0, but it must be above 0"),
-    "no starts": (["detect", "RUN", "--starts", "0", "--out", "OUT"], "--starts is 0"),
+    "no starts": (["detect", "RUN", "--detector", "gmm", "--starts", "0", "--out", "OUT"], "--starts is 0"),
     "unknown cut": (["detect", "RUN", "--cut", "otzu"], "did you mean 'otsu'"),
-    "a cut for margins": (["unlearn", "RUN", "--cut", "sign"], "0 does not divide the scores of the detector 'gmm'; choose another --cut"),
+    "a cut for margins": (["unlearn", "RUN", "--detector", "gmm", "--cut", "sign"], "0 does not divide the scores of the detector 'gmm'; choose another --cut"),
     "no rounds": (["unlearn", "RUN", "--rounds", "0", "--out", "OUT"], "--rounds is 0, but it must be at least 1"),
     "new labels from nobody": (["unlearn", "RUN", "--relabel", "0.9", "--out", "OUT"], "there is none yet; add --rounds 2"),
     "no margin": (["detect", "RUN", "--margin", "1.5", "--out", "OUT"], "--margin is 1.5, but it must be a fraction"),
@@ -454,16 +454,16 @@ def test_moved_images_are_found_by_fingerprint(plain, tmp_path, capsys):
 
 def test_the_demo_goes_through(tmp_path, capsys):
     code, out, err = in_process(capsys, "demo", "--epochs", "4", "--out", tmp_path / "demo", "--json")
-    assert code == 0 and {"original", "known", "gmm", "seconds"} <= json.loads(out).keys() and "Test accuracy" in err and str(tmp_path / "demo") in err
-    assert {path.name for path in (tmp_path / "demo").iterdir()} >= {"record.json", "unlearn-fspmu-gmm", "unlearn-fspmu-known"}
+    assert code == 0 and {"original", "known", DEFAULT, "seconds"} <= json.loads(out).keys() and "Test accuracy" in err and str(tmp_path / "demo") in err
+    assert {path.name for path in (tmp_path / "demo").iterdir()} >= {"record.json", f"unlearn-fspmu-{DEFAULT}", "unlearn-fspmu-known"}
 
 
 @pytest.mark.slow
 def test_demo_is_what_the_readme_says(tmp_path):
     done = run("demo", "--out", tmp_path / "demo", "--json")
     result = json.loads(done.stdout)
-    assert {"original", "known", "gmm", "seconds"} <= result.keys()
-    assert result["known"] >= 0.95 and result["gmm"] >= 0.93 and result["original"] < min(result["known"], result["gmm"]) - 0.03
-    assert result["detection"]["gmm"]["f1"] >= 0.80
+    assert {"original", "known", DEFAULT, "seconds"} <= result.keys()
+    assert result["known"] >= 0.95 and result[DEFAULT] >= 0.93 and result["original"] < min(result["known"], result[DEFAULT]) - 0.03
+    assert result["detection"][DEFAULT]["f1"] >= 0.80
     assert "Test accuracy" in done.stderr and str(tmp_path / "demo") in done.stderr
-    assert os.path.exists(tmp_path / "demo" / "unlearn-fspmu-gmm" / "label_issues.csv")
+    assert os.path.exists(tmp_path / "demo" / f"unlearn-fspmu-{DEFAULT}" / "label_issues.csv")

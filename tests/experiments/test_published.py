@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,7 @@ def test_step_2_keeps_what_it_is_asked_to(fresh, saved, call, tmp_path):
 
 
 def test_save_false_leaves_nothing(fresh, call, tmp_path, monkeypatch):
+    import_module("torch._dynamo")  # which makes a folder of its own for temporary files when it is first imported, as by an optimiser
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))

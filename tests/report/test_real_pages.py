@@ -121,7 +121,8 @@ def test_a_data_set_of_hostile_folders_and_files_does_nothing(browser, tmp_path)
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{names[place]}.png")
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.ReLU(), nn.Linear(12, len(names)))
     out = tmp_path / "out"
-    result = fspmu.repair(model, tmp_path / "data", out=out, device="cpu", keep="always", progress=False, settings=FEW, class_names=sorted(names))
+    how = {"settings": FEW, "detector": "gmm", "keep": "always"}
+    result = fspmu.repair(model, tmp_path / "data", out=out, device="cpu", progress=False, class_names=sorted(names), **how)
     page = Page(browser, write_report(out))
     assert sorted(page.data["classes"]) == sorted(names) and any("<script>" in path for path in page.data["items"]["path"])
     page.go("#review")

@@ -6,7 +6,7 @@ transition   T_kc, the share of class k that is given label c, by expectation an
              maximise  s_k = mean of r_k (each class one sample more)
                        T_kc = (sum of r_k over samples labelled c + b A_kc) / (sum of r_k over all + b), A = 1 - w on the diagonal and w spread over
                        the other labels, w the share of all samples that counts as wrong: classes of few samples are mislabelled as all are
-temperature  t, by which the given labels are likeliest: mean over samples of log sum_k T_ky q_k
+temperature  t, by which the given labels are likeliest: sum over samples of log sum_k T_ky q_k, less (log10 t)^2 / 2, since a few labels say little of it
 score        log of (1 - r_y) / r_y, the log-odds that the label is wrong, or those of the valley where they are higher
 valley       v(m) = min over 0 <= u <= m of p(u), p the density of the margin m = d_y - min_{k != y} d_k over all samples: P(wrong) >= 1 - v(m) / p(m)
 So an image between two classes keeps its label where these are seldom taken for each other, and loses it where they often are; no share of the samples must be
@@ -30,7 +30,9 @@ NEAREST = 16
 MOST_SEARCHED = 20_000
 """Samples by which the temperature is found."""
 COOLEST, HOTTEST = 0.05, 500.0
-"""Between these the temperature is sought; 1 is where features of a class are one Gaussian."""
+"""Between these the temperature is sought; 1 is where features of a class are one Gaussian, and what is expected of it before any label is seen."""
+EXPECTED_WITHIN = math.log(10.0)
+"""Standard deviation of what is expected of the logarithm of the temperature."""
 ROUNDS, CHANGE = 200, 1e-5
 """Most rounds of expectation and maximisation, and the change of no entry of T by more than which ends them."""
 FIRST_WRONG = 0.2
@@ -141,13 +143,14 @@ def candidates(discriminant: feature_margin.Discriminant, features: Tensor, give
 
 
 def find_temperature(found: Candidates, common_samples: float) -> float:
-    """Return the temperature by which the given labels are likeliest, each with the transition matrix that suits it."""
+    """Return the likeliest temperature given the labels and what is expected of it, each with the transition matrix that suits it."""
     from scipy.optimize import minimize_scalar
 
     some = found.every(-(-len(found.given_labels) // MOST_SEARCHED))
 
     def unlikelihood(log_temperature: float) -> float:
-        return -estimate_noise(some, math.exp(log_temperature), common_samples).likelihood
+        unexpected = (log_temperature / EXPECTED_WITHIN) ** 2 / 2
+        return unexpected / len(some.given_labels) - estimate_noise(some, math.exp(log_temperature), common_samples).likelihood
 
     best = minimize_scalar(unlikelihood, bounds=(math.log(COOLEST), math.log(HOTTEST)), method="bounded", options={"xatol": 0.02})
     return math.exp(float(best.x))
