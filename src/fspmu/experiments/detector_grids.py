@@ -146,7 +146,7 @@ def recipes() -> Grid:
             ("known", "original"),
             ("known", "tuned"),
             *tuned,
-            *((name, "tuned-soft") for name in (LEADING, "combined", "feature-margin")),
+            (LEADING, "tuned-soft"),
         ]
         original, *others = with_survey(small_start(noise, 30), wanted, looking=WITHOUT_PROBE)
         runs += [original, *others]
