@@ -188,7 +188,8 @@ if payload["command"] == "unlearn":
 out.mkdir(parents=True)
 accuracy = {"last": (0.5 if payload["command"] == "pretrain" else 0.75) + asked["compute"]["seed"] / 100, "best": 0.9}
 record = {"schema": 1, "config": {"command": payload["command"], "seed": asked["compute"]["seed"]}, "test_accuracy": accuracy, "detection": None}
-record |= {"test_every": asked["compute"].get("test_every", 1), "seconds": {"pretraining": 1.0}, "machine": {"device": "cpu"}, "versions": {"python": "3"}}
+record |= {"test_every": asked["compute"].get("test_every", 1), "compiled": asked["compute"].get("compile", False)}
+record |= {"seconds": {"pretraining": 1.0}, "machine": {"device": "cpu"}, "versions": {"python": "3"}}
 (out / "config.json").write_text(json.dumps({"schema": 1, "config": {}}))
 (out / "record.json").write_text(json.dumps(record))
 (out / "done").touch()
@@ -223,10 +224,11 @@ def test_a_dry_run_touches_nothing(stub, tmp_path, capsys):
 
 def test_seeds_are_added_later_and_the_table_has_their_mean(stub, tmp_path, capsys):
     run(capsys, "grid", "tiny", "--out", tmp_path / "grid")
-    code, out, _ = run(capsys, "grid", "tiny", "--out", tmp_path / "grid", "--seeds", "3", "--only", "ce FSPMU", "--test-every", "4")
+    code, out, _ = run(capsys, "grid", "tiny", "--out", tmp_path / "grid", "--seeds", "3", "--only", "ce FSPMU", "--test-every", "4", "--compile")
     assert code == 0 and len(started(stub)) == 3 + 2 * 2 and len(set(started(stub))) == 7
-    tested = [json.loads(path.read_text())["test_every"] for path in (tmp_path / "grid").glob("*/record.json")]
-    assert sorted(tested) == [1] * 3 + [4] * 4, "as asked for now: it is no part of what a run is"
+    records = [json.loads(path.read_text()) for path in (tmp_path / "grid").glob("*/record.json")]
+    asked_for = sorted((record["test_every"], record["compiled"]) for record in records)
+    assert asked_for == [(1, False)] * 3 + [(4, True)] * 4, "as asked for now: it is no part of what a run is"
     assert "| digits | original | 51.00 ± 1.00 |" in out and "|  | FSPMU | 76.00 ± 1.00 |" in out and "|  | scrub-reference | 75.00 (n=1) |" in out
 
 

@@ -208,6 +208,8 @@ class RunGrid:
     """auto, cpu, cuda, cuda:1, mps. auto: a GPU if there is one."""
     precision: str = "auto"
     """auto, fp32, bf16; one for all runs below a folder, since no table averages both. auto: bf16 where the device computes it natively, else fp32."""
+    compile: bool = False
+    """Compile networks by torch.compile, with CUDA graphs on a GPU: minutes at first for each run, faster steps then."""
     test_every: int = 1
     """Epochs from one look at the evaluation images to the next; the last epoch is always looked at, and best is the best of those."""
     gpu_share: float = 0.25

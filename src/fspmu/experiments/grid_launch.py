@@ -44,7 +44,7 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
     _check(options)
     out, seeds = options.out.expanduser().resolve(), grid.seeds_up_to(options.seeds)
     data_dir = None if options.data_dir is None else options.data_dir.expanduser().resolve()
-    compute = Compute(device=options.device, precision=options.precision, test_every=options.test_every)
+    compute = Compute(device=options.device, precision=options.precision, compile=options.compile, test_every=options.test_every)
     wanted = chosen(jobs_of(grid.runs, seeds, compute, out, data_dir), options.only)
     known = recorded(options.records, grid)
     jobs = left_over(wanted, known)
