@@ -70,9 +70,9 @@ class GridRun:
     def _unlike_published(self) -> Json:
         """Return what a repair sets otherwise than published, whatever name that has: what a preset means, or is chosen when none is named, may change."""
         assert isinstance(self.options, Unlearn) and self.stands_on is not None
-        start, chosen_method = self.stands_on.options, UNLEARNING[self.options.method]
+        start = self.stands_on.options
         assert isinstance(start, Pretrain)
-        published = asdict(chosen_method.presets.get(PRETRAINING[start.method].published_preset, chosen_method.settings))
+        published = asdict(UNLEARNING[self.options.method].suited(PRETRAINING[start.method].published_preset))
         unlike = {name: value for name, value in asdict(settings_of(self.options, start)).items() if value != published[name]}
         return {"settings": unlike} if unlike else {}
 
@@ -87,8 +87,7 @@ def settings_of(options: Unlearn, start: Pretrain) -> Any:
     """Return the settings of a repair of what `start` trains, by whatever they are asked for."""
     if options.settings is not None:
         return options.settings
-    chosen_method = UNLEARNING[options.method]
-    return chosen_method.presets.get(options.preset or PRETRAINING[start.method].preset, chosen_method.settings)
+    return UNLEARNING[options.method].suited(options.preset or PRETRAINING[start.method].preset)
 
 
 @dataclass(frozen=True)

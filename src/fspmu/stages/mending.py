@@ -133,7 +133,7 @@ def suitable_settings(method: str, model: Classifier | None, preset: str | None 
     """
     chosen = choose(UNLEARNING, method, "method")
     if preset is None:
-        return chosen.presets.get(training_of(model).preset, chosen.settings)
+        return chosen.suited(training_of(model).preset)
     if not chosen.presets:
         raise InputError(f"{method} has no presets; leave --preset out")
     return choose(chosen.presets, preset, f"preset of {method}")
@@ -141,8 +141,7 @@ def suitable_settings(method: str, model: Classifier | None, preset: str | None 
 
 def published_settings(method: str, model: Classifier) -> Any:
     """Return the settings of the published tables for a model that was trained as `model` was."""
-    chosen = choose(UNLEARNING, method, "method")
-    return chosen.presets.get(training_of(model).published_preset, chosen.settings)
+    return choose(UNLEARNING, method, "method").suited(training_of(model).published_preset)
 
 
 def fitted_settings(settings: Any, method: str, model: Classifier, images: Images, split: Split, run: Run) -> Any:

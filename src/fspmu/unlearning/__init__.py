@@ -19,6 +19,10 @@ class Unlearning:
     fit: Callable[..., tuple[Any, str]] | None = None
     """fit(settings, model, images, split, run) -> the settings made to fit a network that they were not published for, and a line that says how."""
 
+    def suited(self, preset: str) -> Any:
+        """Return the settings of a preset, or the default ones of a method that has no such preset."""
+        return self.presets.get(preset, self.settings)
+
 
 METHODS = {
     "fspmu": Unlearning(
