@@ -45,6 +45,13 @@ class GridRun:
     """How many seeds it has at most, whatever the grid is asked for. None: as many."""
 
     @property
+    def start(self) -> Pretrain:
+        """What the pretraining asks for that it is, or stands on."""
+        options = self.stands_on.options if self.stands_on else self.options
+        assert isinstance(options, Pretrain)
+        return options
+
+    @property
     def title(self) -> str:
         """What tells it from the others of its grid, in words: data, noise, methods, detector, preset."""
         if self.stands_on is not None and isinstance(self.options, Unlearn):
@@ -52,9 +59,8 @@ class GridRun:
         elif self.stands_on is not None:
             words = [self.stands_on.title, "survey", self.words]
         else:
-            assert isinstance(self.options, Pretrain)
-            limit, noise = self.options.data.limit, self.options.noise
-            words = [self.options.dataset, f"n{limit}" if limit else "", noise.noise_mode, f"{100 * noise.noise_rate:g}", self.options.method, self.words]
+            start, limit, noise = self.start, self.start.data.limit, self.start.noise
+            words = [start.dataset, f"n{limit}" if limit else "", noise.noise_mode, f"{100 * noise.noise_rate:g}", start.method, self.words]
         return " ".join(word for word in words if word)
 
     @cached_property
@@ -62,18 +68,15 @@ class GridRun:
         """The name of its folder but for the seed: the title, and a hash of what it asks for and stands on, places and machine left out."""
         identity = {name: value for name, value in asked(self.options, **NAMED_WITHOUT).items() if name not in ("compute", "run")}
         if isinstance(self.options, Unlearn):
-            identity = {name: value for name, value in identity.items() if name not in ("preset", "settings")} | self._unlike_published()
+            identity = {name: value for name, value in identity.items() if name not in ("preset", "settings")} | self._unlike_published(self.options)
         command = type(self.options).__name__.lower()
         content = {"command": command, "asked": identity, "stands_on": self.stands_on and self.stands_on.stem.rpartition("-")[2]}
         return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.title)}-{config_hash(content)}"
 
-    def _unlike_published(self) -> Json:
+    def _unlike_published(self, repair: Unlearn) -> Json:
         """Return what a repair sets otherwise than published, whatever name that has: what a preset means, or is chosen when none is named, may change."""
-        assert isinstance(self.options, Unlearn) and self.stands_on is not None
-        start = self.stands_on.options
-        assert isinstance(start, Pretrain)
-        published = asdict(UNLEARNING[self.options.method].suited(PRETRAINING[start.method].published_preset))
-        unlike = {name: value for name, value in asdict(settings_of(self.options, start)).items() if value != published[name]}
+        published = asdict(UNLEARNING[repair.method].suited(PRETRAINING[self.start.method].published_preset))
+        unlike = {name: value for name, value in asdict(settings_of(repair, self.start)).items() if value != published[name]}
         return {"settings": unlike} if unlike else {}
 
 
@@ -117,13 +120,6 @@ class Job:
     def title(self) -> str:
         """The run in words, its seed included."""
         return f"{self.run.title} seed {self.seed}"
-
-    @property
-    def start(self) -> Pretrain:
-        """The pretraining that it is, or stands on."""
-        options = self.run.stands_on.options if self.run.stands_on else self.options
-        assert isinstance(options, Pretrain)
-        return options
 
     @property
     def needs(self) -> Path | None:
@@ -232,7 +228,7 @@ def _build(kind: type, given: Json, **kinds: type) -> Any:
 
 def estimate(job: Job) -> tuple[int, int] | None:
     """Return about how many samples go forward and backward through networks, tests included; None for data of unknown size."""
-    start = job.start
+    start = job.run.start
     if start.dataset not in SIZES:
         return None
     train, test, classes = SIZES[start.dataset]

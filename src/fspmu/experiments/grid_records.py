@@ -34,22 +34,22 @@ def left_over(jobs: Sequence[Job], known: Sequence[Result]) -> list[Job]:
     unknown = []
     for job in jobs:
         config = of_cells.get((job.run.cell, job.seed))
+        then = (config or {}).get("settings") or {}
         if config is None:
             unknown.append(job)
-        elif apart := differences(config.get("settings") or {}, _settings_now(job, config)):
+        elif apart := differences(then, _settings_now(job, then)):
             raise InputError(f"{job.title} is in the records, but with other settings than now: {apart[0]}; give another file to --records")
     folders = {job.folder for job in unknown} | {job.needs for job in unknown}
     return [job for job in jobs if job.folder in folders]
 
 
-def _settings_now(job: Job, config: Json) -> Json:
-    """Return what the config of a run of `job` would say of the settings that `config` has; a setting that is newer than that has the value of before."""
-    then = config.get("settings") or {}
+def _settings_now(job: Job, then: Json) -> Json:
+    """Return what the config of a run of `job` would say now of the settings that one had `then`; a setting that is newer has the value of before."""
     settings: Any = None
     if isinstance(job.options, Pretrain):
         settings = method_settings(job.options, SIZES[job.options.dataset][2]) if job.options.dataset in SIZES else None
     elif isinstance(job.options, Unlearn):
-        settings = settings_of(job.options, job.start)
+        settings = settings_of(job.options, job.run.start)
     return then if settings is None else {name: value for name, value in json.loads(json.dumps(asdict(settings))).items() if name in then}
 
 

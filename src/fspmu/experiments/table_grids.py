@@ -151,6 +151,6 @@ def with_repairs(start: Pretrain, column: str, forget_set: str) -> list[GridRun]
     original = GridRun(start, (start.dataset, NLL[start.method] if nll else "original", column))
     runs = [original]
     for row, method in repairs.items():
-        settings = UNLEARNING[method].presets.get(PRETRAINING[start.method].published_preset)
+        settings = UNLEARNING[method].suited(PRETRAINING[start.method].published_preset)
         runs.append(GridRun(Unlearn(LATER, method=method, detector=detector, settings=settings), (start.dataset, row, column), original))
     return runs

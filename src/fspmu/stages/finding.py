@@ -73,8 +73,9 @@ def find_label_issues(
     check_settings(split_settings)
     needs = choice.how.needs_with(choice.settings) | (choice.how.optional & (frozenset() if history is None else frozenset({"history"})))
     check_needs(needs, choice.settings, images, beside)
-    if training_of(model).robust and choice.how.early is None and choice.how.floor:
-        run.notice("training has kept most wrong labels out already; --detector gmm-probe also finds those that this model memorised all the same")
+    if model.description and training_of(model).robust and choice.how.early is None and choice.how.floor:
+        trained_by = model.description.trained_by
+        run.notice(f"{trained_by} has kept most wrong labels out of training already; --detector gmm-probe also finds those that it memorised all the same")
     as_given = images
     images, model = prepared(model, images, run)
     with run.timed("detection"):
