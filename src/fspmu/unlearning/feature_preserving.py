@@ -86,7 +86,7 @@ class Settings:
     """last: hand back the network of the last epoch. chance: of the last one in which forgotten labels are predicted no oftener than they should be."""
 
 
-_TUNED = Settings(epochs=20, lr=5e-3, delta=50.0, schedule="cosine")
+_TUNED = Settings(epochs=20, lr=1e-2, delta=10.0, schedule="cosine")
 PRESETS = {
     "original": Settings(),
     "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
