@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from fspmu.detection import at_random
 from fspmu.detection.splitting import SplitSettings
 from fspmu.experiments.experiment import Pretrain, Unlearn
 from fspmu.experiments.grid_jobs import LATER, Grid, GridRun
@@ -66,6 +67,15 @@ ROUTES: dict[str, dict[str, Any]] = {
     "per-class": {"preset": "tuned-soft", "cut": "per-class"},
 }
 """Options of a repair and of a cut, each by itself; P(clean) calibrated by a mixture, or class by class, is a route by its cut."""
+
+
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nothing found": ("random", {"preset": "tuned", "detector_settings": at_random.Settings(share=0.0)}),
+    "without forgetting": ("known", {"settings": replace(_TUNED, forget_epochs=0)}),
+    "without centroids": ("known", {"settings": replace(_TUNED, delta=0.0, zeta=0.0)}),
+    "cross-entropy alone": ("known", {"settings": replace(_TUNED, forget_epochs=0, delta=0.0)}),
+}
+"""What a repair consists of, less some of it: with no wrong label found it is so many epochs of training more, at that rate and with that pull."""
 
 
 def detectors_small() -> Grid:
@@ -168,6 +178,7 @@ def routes() -> Grid:
     """Return what might recover better, each by itself, beside the presets of our own: on half of the labels drawn anew."""
     original, *others = with_survey(small_start("sym 50", 30), REPAIRS, MORE_REPAIRS)
     runs = [original, *others, *(repair_of(original, words, LEADING, **changes) for words, changes in ROUTES.items())]
+    runs += [repair_of(original, words, detector, **changes) for words, (detector, changes) in PARTS.items()]
     notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images.",)
     return Grid(runs, detection_layout("routes-small", runs, notes), seeds=1)
 
