@@ -1,5 +1,6 @@
 """What the documents say and point at."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -21,3 +22,12 @@ def test_links_lead_somewhere(page):
 def test_commands_named_exist(page):
     for name in re.findall(r"(?m)(?:^|`)fspmu ([a-z]+)", page.read_text()):
         assert name in COMMANDS, name
+
+
+@pytest.mark.parametrize("name", ["detection.md", "recovering.md"])
+def test_measured_tables_are_those_of_the_records(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    detectors = importlib.import_module("detectors")
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert detectors.MARK.search(page), "there is something to compare"
+    assert detectors.written(page) == page, "write it by `python benchmarks/detectors.py`"
