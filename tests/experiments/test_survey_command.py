@@ -19,7 +19,7 @@ from fspmu.cli import main
 from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
 from fspmu.detection import DETECTORS
-from fspmu.experiments.detector_grids import MORE_REPAIRS, REPAIRS, detection_layout, with_survey
+from fspmu.experiments.detector_grids import MORE_REPAIRS, REPAIRS, WITHOUT_PROBE, detection_layout, with_survey
 from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
 from fspmu.experiments.grid_jobs import Grid, GridRun, chosen, estimate, jobs_of, rebuild
 from fspmu.experiments.grids import GRIDS
@@ -228,9 +228,15 @@ def test_the_small_grid_of_detectors_is_what_it_says():
     ), "without noise nothing is known"
     pairs = {(job.options.detector, job.options.preset) for job in jobs if isinstance(job.options, Unlearn)}
     assert pairs == {*REPAIRS, *MORE_REPAIRS}
-    assert all(job.options.survey == SurveySettings() for job in jobs if isinstance(job.options, Survey))
+    surveys = [job for job in jobs if isinstance(job.options, Survey)]
+    assert all(job.options.survey == (SurveySettings() if job.seed or "30 epochs" in job.title else WITHOUT_PROBE) for job in surveys)
     some = chosen(jobs, "asym 40 30 survey")
     assert len(some) == 6 and {type(job.options) for job in some} == {Pretrain, Survey}
+
+
+def test_what_settings_were_chosen_by_is_found_by_no_other_grid():
+    stems = {run.stem for run in GRIDS["recipes-small"].runs}
+    assert not any(stems & {run.stem for run in grid.runs} for name, grid in GRIDS.items() if name != "recipes-small")
 
 
 def test_the_memorised_network_keeps_2000_images_aside():

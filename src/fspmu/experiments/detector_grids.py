@@ -131,13 +131,15 @@ def with_survey(
     *,
     seeds: int | None = None,
     looking: SurveySettings | None = None,
+    purpose: str = "",
 ) -> list[GridRun]:
     """Return a training, its survey, and the repairs that stand on it, a detector and a preset each; `more` of them for seed 0 alone.
 
-    Without noise there is nothing to know.
+    Without noise there is nothing to know. Runs of another `purpose` lie in folders of their own, so that no grid finds those of another below the same --out.
     """
     noise, words = start.noise, f"{start.settings.epochs} epochs"
     column = f"{f'{noise.noise_mode} {100 * noise.noise_rate:g}' if noise.noise_mode != 'none' else 'none'}, {words}"
+    words = f"{words} {purpose}".strip()
     original = GridRun(start, (start.dataset, "original", column), words=words, seeds=seeds)
     survey = GridRun(Survey(LATER, survey=looking or SurveySettings()), (start.dataset, "survey", column), original, seeds=seeds)
     wanted = [(pair, seeds) for pair in repairs] + [(pair, 1) for pair in more]
@@ -165,7 +167,7 @@ def recipes() -> Grid:
     runs: list[GridRun] = []
     for noise in ("sym 35", "asym 30", "instance 30", "none 0"):
         wanted = [("gmm", "original"), ("known", "original")]
-        original, *others = with_survey(small_start(noise, 30), wanted, looking=WITHOUT_PROBE)
+        original, *others = with_survey(small_start(noise, 30), wanted, looking=WITHOUT_PROBE, purpose="to choose by")
         runs += [original, *others]
         for recipes_of, detector in ((RECIPES, "known"), (SOFT_RECIPES, LEADING)):
             tried = {words: settings for words, settings in recipes_of.items() if noise in ("sym 35", "asym 30") or words.removesuffix(" soft") in CLOSER}
