@@ -148,11 +148,21 @@ def test_a_small_class_keeps_near_the_mean_of_all():
 def test_a_class_whose_labels_all_look_wrong_keeps_its_mean():
     features, labels, _ = cloud(600, 3, 4, distance=8.0)
     stray = torch.where(torch.arange(600) % 20 == 0, 3, labels)  # a label that only samples of all other classes bear
-    before, after = (discriminant(features, stray, 4, Settings(refinements=rounds)) for rounds in (0, 1))
+    before, after = (discriminant(features, stray, 4, Settings(refinements=rounds, refine_by="masks")) for rounds in (0, 1))
     lost = before.margins(features, stray)[stray == 3]
     assert len(lost) > 3 and bool((lost > 0).all())
     torch.testing.assert_close(after.means[3], before.means[3])
     assert bool(after.rivals[3]) and not torch.equal(after.means[0], before.means[0])
+    weighted = discriminant(features, stray, 4, Settings())
+    assert bool(weighted.rivals[3]) and bool((weighted.margins(features, stray)[stray == 3] > 0).all()), "what looks wrong counts for little, and stays wrong"
+
+
+def test_weights_of_a_refinement_are_repetitions():
+    features, labels, _ = cloud(300, 4, 3)
+    times = torch.arange(300) % 3
+    torch.testing.assert_close(
+        vars(class_sums(features, labels, 4, times)), vars(class_sums(features.repeat_interleave(times, 0), labels.repeat_interleave(times), 4))
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +219,7 @@ def test_the_depth_that_tells_unseen_labels_is_the_depth_that_finds_wrong_ones(s
     train, labels, held, held_labels, true = stack(seed)
     quality = [roc_auc_score(labels != true, score(features, labels, 4)) for features in train]
     best = int(np.argmax(quality))
-    found = choose_depth(train, labels, held, held_labels, 4, Settings())
+    found = choose_depth(train, labels, held, held_labels, 4)
     assert (found.index, found.how) == (best, "held-out") and 0 < best < 3
     assert found.accuracies[best] == pytest.approx(max(found.accuracies), abs=0.02)
     assert len(found.accuracies) == 4 and found.accuracies[3] < 0.45
@@ -221,18 +231,25 @@ def test_the_depth_that_tells_unseen_labels_is_the_depth_that_finds_wrong_ones(s
 def test_without_unseen_images_the_depth_with_two_groups_is_chosen(blurred, chosen):
     for seed in range(3):
         train, labels, *_ = stack(seed, memorised=(0.0,) * 4, blurred=blurred)
-        found = choose_depth(train, labels, None, None, 4, Settings())
+        found = choose_depth(train, labels, None, None, 4)
         assert (found.index, found.how) == (chosen, "separation")
     train, labels, *_ = stack(0)
-    assert choose_depth(train, labels, [features[:0] for features in train], labels[:0], 4, Settings()).how == "separation"
+    assert choose_depth(train, labels, [features[:0] for features in train], labels[:0], 4).how == "separation"
+
+
+def test_without_labels_known_by_heart_the_last_of_the_depths_that_are_about_as_clear_is_chosen():
+    train, labels, *_ = stack(0, memorised=(0.0,) * 4, blurred=(6.0, 0.0, 0.1, 6.0))
+    gaps = choose_depth(train, labels, None, None, 4).accuracies
+    assert gaps[1] > gaps[2] > 0.9 * gaps[1] > gaps[3]
+    assert [choose_depth(train, labels, None, None, 4, agreement).index for agreement in (0.5, 0.89, 0.9, 1.0)] == [2, 2, 1, 1]
 
 
 def test_of_equal_depths_the_last_is_chosen():
     train, labels, held, held_labels, _ = stack(0)
     for unseen in ((held[1:2] * 3, held_labels), (None, None)):
-        assert choose_depth(train[1:2] * 3, labels, *unseen, 4, Settings()).index == 2
+        assert choose_depth(train[1:2] * 3, labels, *unseen, 4).index == 2
     with pytest.raises(InputError, match="no depth"):
-        choose_depth([], labels, None, None, 4, Settings())
+        choose_depth([], labels, None, None, 4)
 
 
 def test_separation_is_that_of_the_two_sides_of_zero():

@@ -3,7 +3,7 @@
 discriminant   class means m_k and ONE covariance S within classes, both from the given labels; S shrunk, S' = (1 - a) S + a tr(S)/D I
 distance       d_k(f) = (f - m_k)^T S'^-1 (f - m_k)
 score          d_y - min_{k != y} d_k: above 0 where another class is nearer
-refinement     some rounds in which means and covariance are estimated again from the samples whose label looks right so far
+refinement     some rounds in which means and covariance are estimated again, each sample counting by how right its label looks so far
 A mean of few samples is drawn towards what was known before it: (sum + m * former) / (n + m), the mean of all samples first, then that of the round before.
 Everything that is estimated follows from sums over samples, so that chunks and processes add up. The depth of the network at which features are taken is
 chosen by what they say of images that the network never saw: `choose_depth`.
@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,10 @@ CHUNK = 8192
 """Rows whose distances to all classes exist at once."""
 FEWEST = 2
 """Samples that a class needs for other labels to be weighed against it: one sample makes no class."""
+BY_HEART = 0.9
+"""Share of the given labels from which on a network that agrees with them may have learned them by heart, and an earlier depth tell more than the last ones."""
+ABOUT = 0.9
+"""Share of the clearest separation that is about as clear."""
 LEAST_SIDE = 0.01
 """Share of the samples that two groups must have each, to be groups."""
 CLEAREST = 1e3
@@ -43,7 +48,9 @@ class Settings:
     """How the discriminant is estimated."""
 
     refinements: int = 3
-    """Rounds of estimating it again from the samples that look right so far."""
+    """Rounds of estimating it again from what looks right so far."""
+    refine_by: Literal["weights", "masks"] = "weights"
+    """weights: samples count by P(clean) of the cut `sign` then. masks: those with a negative margin count, and no others."""
     shrinkage: float | None = None
     """Share of the covariance that its mean diagonal replaces. None: 0.3, and more where the images do not outnumber the features by far."""
     prior_samples: float = 1.0
@@ -126,18 +133,29 @@ def discriminant(features: Tensor, given_labels: Tensor, num_classes: int, setti
         raise InputError("there are no features to tell right labels from wrong ones: give at least one image")
     found = estimate(_sums_of(features, given_labels, num_classes), settings)
     for _ in range(settings.refinements):
-        right = found.margins(features, given_labels) < 0
-        if not bool(right.any()):
+        margins = found.margins(features, given_labels)
+        weights = right_so_far(margins, settings)
+        if not bool((weights > 0).any()):
             break
-        found = estimate(_sums_of(features, given_labels, num_classes, right), settings, found)
+        found = estimate(_sums_of(features, given_labels, num_classes, weights), settings, found)
     return found
 
 
-def class_sums(chunk: Tensor, given_labels: Tensor, num_classes: int) -> ClassSums:
-    """Return what a chunk of features (n, D) with given labels (n,) adds to the sums of all."""
-    features = chunk.double()
-    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64).index_add_(0, given_labels, features)
-    return ClassSums(torch.bincount(given_labels, minlength=num_classes).double(), sums, features.T @ features)
+def right_so_far(margins: Tensor, settings: Settings) -> Tensor:
+    """Return how much each sample counts in the next round, (N,) in [0, 1], by margins (N,)."""
+    typical = margins.abs().median()
+    if settings.refine_by == "masks" or not typical > 0:
+        return (margins < 0).float()
+    return torch.sigmoid(-2 * margins / typical)
+
+
+def class_sums(chunk: Tensor, given_labels: Tensor, num_classes: int, weights: Tensor | None = None) -> ClassSums:
+    """Return what a chunk of features (n, D) with given labels (n,) adds to the sums of all, each row `weights` (n,) times."""
+    features, times = chunk.double(), torch.ones(len(chunk), dtype=torch.float64) if weights is None else weights.double()
+    weighted = features if weights is None else features * times[:, None]
+    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64).index_add_(0, given_labels, weighted)
+    counts = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, given_labels, times)
+    return ClassSums(counts, sums, weighted.T @ features)
 
 
 def estimate(sums: ClassSums, settings: Settings, former: Discriminant | None = None) -> Discriminant:
@@ -181,14 +199,17 @@ def suitable_shrinkage(samples: float, width: int) -> float:
     return max(USUAL_SHRINKAGE, width / (width + samples))
 
 
-def _sums_of(features: Tensor, given_labels: Tensor, num_classes: int, chosen: Tensor | None = None) -> ClassSums:
-    """Return the sums over all rows, or over those where `chosen` (N,) bool is set, without a float64 copy of them all."""
+def _sums_of(features: Tensor, given_labels: Tensor, num_classes: int, weights: Tensor | None = None) -> ClassSums:
+    """Return the sums over all rows, each `weights` (N,) times, without a float64 copy of them all."""
     width = features.shape[1]
     shapes = ((num_classes,), (num_classes, width), (width, width))
     total = ClassSums(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
     for rows in chunks(len(features)):
-        kept = slice(None) if chosen is None else chosen[rows]
-        total = total + class_sums(features[rows][kept], given_labels[rows][kept], num_classes)
+        if weights is None:
+            total = total + class_sums(features[rows], given_labels[rows], num_classes)
+            continue
+        kept = weights[rows] > 0  # masks leave many rows out
+        total = total + class_sums(features[rows][kept], given_labels[rows][kept], num_classes, weights[rows][kept])
     return total
 
 
@@ -198,19 +219,21 @@ def choose_depth(
     held: Sequence[Tensor] | None,
     held_labels: Tensor | None,
     num_classes: int,
-    settings: Settings,
+    agreement: float = 1.0,
 ) -> Depth:
     """Return the depth whose features tell the given labels best: `train` and `held` have one (n, D_b) and (m, D_b) for each, from the first layer on.
 
     Best is what predicts the given labels (m,) of the held-out images; of depths that do so about as well (within a standard error) the last. Without such
-    images it is the depth whose margins form the clearest two groups. Raises InputError when there is no depth.
+    images it is the depth whose margins form the clearest two groups; or, where the network agrees with so few of the given labels (`agreement`, a share)
+    that it has not learned them by heart, the last of those that are about as clear. Raises InputError when there is no depth.
     """
     if not train:
         raise InputError("the model has no depth at which features could be taken: choose another --detector")
-    found = (discriminant(features, train_labels, num_classes, settings) for features in train)
+    found = (discriminant(features, train_labels, num_classes, Settings()) for features in train)
     if held is None or held_labels is None or not len(held_labels):
         gaps = tuple(separation(each.margins(features, train_labels)) for each, features in zip(found, train, strict=True))
-        return Depth(max(range(len(gaps)), key=lambda index: (gaps[index], index)), gaps, "separation")
+        clear = max(gaps) * (1.0 if agreement >= BY_HEART else ABOUT)
+        return Depth(max(index for index, gap in enumerate(gaps) if gap >= clear), gaps, "separation")
     right = torch.stack([each.predict(features) == held_labels for each, features in zip(found, held, strict=True)]).double()
     accuracies = right.mean(dim=1)
     behind = right[int(accuracies.argmax())] - right

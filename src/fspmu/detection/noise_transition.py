@@ -17,6 +17,7 @@ Source: docs/detection.md, "Scores".
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,6 +53,8 @@ class Settings(feature_margin.Settings):
 
     refinements: int = 1
     """Rounds of estimating the discriminant again from the samples that look right so far; with more of them more labels are called wrong, right ones too."""
+    refine_by: Literal["weights", "masks"] = "masks"
+    """masks: samples that look right count, and no others. weights: by how right they look, which finds less where classes are taken for one other."""
     common_samples: float = 200.0
     """How many samples what is known of all classes counts for, in the row of one."""
 

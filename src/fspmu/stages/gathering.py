@@ -114,7 +114,8 @@ def look(needs: frozenset[str], model: Classifier, images: Images, settings: Any
     report: Json = {"views": 1 if viewed_as.preprocessing.augment == "none" else settings.views, "viewing": viewed_as.preprocessing.augment}
     if "block" in needs:
         with _clocked(seconds, "depth"):
-            block, report["depth"] = depth_for(model, images, settings, beside, run)
+            agreement = float((predictions.logits.argmax(dim=1).cpu() == images.given_labels.cpu()).double().mean())
+            block, report["depth"] = depth_for(model, images, settings, beside, run, agreement)
             model = AtDepths.of(model, [block], _example(images))
     with _clocked(seconds, "views"):
         viewed = predict_views(model, viewed_as, run, settings.views)
@@ -132,10 +133,10 @@ def views_wanted(images: Images, settings: ViewSettings) -> Preprocessing:
     return trained_on.viewed(usual if settings.viewing == "auto" else settings.viewing, images.pixels.shape[2:])
 
 
-def depth_for(model: Classifier, images: Images, settings: DepthSettings, beside: Beside, run: Run) -> tuple[Block, Json]:
+def depth_for(model: Classifier, images: Images, settings: DepthSettings, beside: Beside, run: Run, agreement: float = 1.0) -> tuple[Block, Json]:
     """Return at which depth of the model its features are taken, and how that was chosen: without any true label.
 
-    Raises InputError for a depth that it does not have.
+    agreement: the share of the given labels that the model predicts. Raises InputError for a depth that it does not have.
     """
     if settings.depth == "last":
         return Block(LAST, None), {"name": LAST, "how": "asked for"}
@@ -153,8 +154,7 @@ def depth_for(model: Classifier, images: Images, settings: DepthSettings, beside
 
     parts, held = at_each(fitted), None if fresh is None else at_each(fresh)
     labels, held_labels = fitted.given_labels.cpu(), None if fresh is None else fresh.given_labels.cpu()
-    how_fitted = settings if isinstance(settings, feature_margin.Settings) else feature_margin.Settings()
-    depth = run.processes.from_main(lambda: feature_margin.choose_depth(parts, labels, held, held_labels, images.num_classes, how_fitted))
+    depth = run.processes.from_main(lambda: feature_margin.choose_depth(parts, labels, held, held_labels, images.num_classes, agreement))
     names = [block.name for block in blocks]
     told = {name: round(value, 6) for name, value in zip(names, depth.accuracies, strict=True)}
     used = {"fitted": len(fitted), "fresh": 0 if fresh is None else len(fresh)}
