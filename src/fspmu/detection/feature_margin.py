@@ -169,7 +169,7 @@ def estimate(sums: ClassSums, settings: Settings, former: Discriminant | None = 
     prior = (sums.features.sum(dim=0) / total).expand_as(sums.features) if former is None else former.means
     weight = counts + settings.prior_samples
     means = torch.where(weight > 0, (sums.features + settings.prior_samples * prior) / weight.clamp(min=1e-12), prior)
-    plain = sums.features / counts.clamp(min=1)
+    plain = sums.features / counts.clamp(min=1e-12)
     present = int((sums.counts > 0).sum())
     within = (sums.outer - plain.T @ sums.features) / max(float(total) - present, 1.0)
     least = ROUNDING * float(sums.outer.diagonal().mean() / total)
