@@ -75,7 +75,8 @@ def pipes(rows: Iterable[Sequence[str]], numbers_from: int) -> str:
 def found_of(grid: str, column: str, names: Sequence[str] = tuple(FOUND), later: str = "") -> str:
     """Return what each detector with its own cut found on the networks of one column, and what on those of a `later` one; means, AUC with its deviation."""
     surveys = [result for result in results_of(grid) if result.record.get("survey")]
-    wanted = [(name, column) for name in names] + [(name, later) for name in ("auc", "f1", "flagged") if later and name in names]
+    measured = any(result.cell[2] == later for result in surveys)
+    wanted = [(name, column) for name in names] + [(name, later) for name in ("auc", "f1", "flagged") if measured and name in names]
     figures = {name: survey_figures(surveys, name) for name in names}
     rows = [["detector, its own cut", *(FOUND[name] + (f", {where.partition(', ')[2]}" if where == later else "") for name, where in wanted)]]
     for row in rows_of(surveys, "f1"):
