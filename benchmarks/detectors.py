@@ -8,6 +8,7 @@ A mark is `<!-- measured: NAME -->`, and what is written ends with `<!-- end -->
 """
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,16 +60,17 @@ def written(page: str) -> str:
     return MARK.sub(lambda mark: f"{mark[1]}{TABLES[mark['name']]()}\n{mark[3]}", page)
 
 
+@functools.cache
 def results_of(grid: str) -> list[Result]:
     """Return what was measured of a grid; nothing where nothing was yet."""
     path = ROOT / "benchmarks" / "records" / f"{grid}.jsonl"
     return load_results([path], GRIDS[grid].layout) if path.exists() else []
 
 
-def pipes(rows: Iterable[Sequence[str]], numbers_from: int) -> str:
-    """Return a table of a page; its first row is the head, its columns from `numbers_from` on are numbers."""
+def pipes(rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of a page; its first row is the head, all columns but the first are numbers."""
     head, *body = rows
-    rule = ["---" if at < numbers_from else "---:" for at in range(len(head))]
+    rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
 
 
@@ -85,7 +87,7 @@ def found_of(grid: str, column: str, names: Sequence[str] = tuple(FOUND), later:
             if any(ours):
                 told = [_told(figure, with_spread=name == "auc") for figure, (name, _) in zip(ours, wanted, strict=True)]
                 rows.append([f"`{row.rstrip('*')}`".replace(", ", "`, `"), *told])
-    return pipes(rows, 1)
+    return pipes(rows)
 
 
 def _of_row(figures: Mapping[Cell, Figure], row: str, column: str) -> Figure | None:
@@ -109,7 +111,7 @@ def found_by_cuts(grid: str, columns: Sequence[str]) -> str:
         if row.rpartition(", ")[0] in CUT_APART:
             ours = [figures["flagged" if column.startswith("none") else "f1"].get(("cifar10", row, column)) for column in columns]
             rows.append([row.replace("*", r" \*"), *(_told(figure, with_spread=False) for figure in ours)])
-    return pipes(rows, 1)
+    return pipes(rows)
 
 
 def accuracies(grid: str) -> str:
@@ -131,14 +133,12 @@ def distances(grid: str) -> str:
             continue
         way = f"{100 * (default.mean - gmm.mean) / (known.mean - gmm.mean):.0f}%" if known is not None and known.mean > gmm.mean else MISSING
         costs = [seconds[cells[0]].mean, seconds[cells[2]].mean]
-        usual = gmm.count
-        rows.append(
-            [column, *(text_of(figure, usual) for figure in (gmm, known, default)), way, *(f"{cost:.0f}" for cost in costs), f"{costs[1] / costs[0]:.2f}"]
-        )
-    return pipes(rows, 1)
+        accuracies_told = [text_of(figure, gmm.count) for figure in (gmm, known, default)]
+        rows.append([column, *accuracies_told, way, *(f"{cost:.0f}" for cost in costs), f"{costs[1] / costs[0]:.2f}"])
+    return pipes(rows)
 
 
-def _seconds(results: Iterable[Result]) -> Iterable[tuple[tuple[str, str, str], int, float | None]]:
+def _seconds(results: Iterable[Result]) -> Iterable[tuple[Cell, int, float | None]]:
     for result in results:
         told = result.record.get("seconds") or {}
         if "unlearning" in told:
