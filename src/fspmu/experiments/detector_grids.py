@@ -28,6 +28,8 @@ REPAIRS = (
 """What finds the forget set and how the method is set, in the repairs that follow a survey."""
 MORE_REPAIRS = (("gmm", "tuned"), (LEADING, "original"), ("combined", "tuned-soft"))
 """The same for seed 0 alone: which part of a gain is the detector's and which the preset's, and what comes next."""
+LONGER_LR = 0.03
+"""By the published rate of 0.01 a network is not trained to the end in 50 epochs of 10,000 images: 3,900 steps instead of 78,600."""
 WITHOUT_PROBE = SurveySettings(probe=False)
 """What a survey costs where detectors that train networks of their own were judged in another grid."""
 
@@ -95,12 +97,11 @@ def detectors_small() -> Grid:
 
 
 def detectors_10k() -> Grid:
-    """Return detectors and cuts on twice as many images, trained for longer: the first 50 epochs of the published training, before the learning rate falls."""
-    lr_step = cross_entropy.Settings().lr_step
-    runs = with_survey(small_start("sym 50", 50, limit=10_000, lr_step=lr_step), more=REPAIRS, looking=WITHOUT_PROBE)
-    runs += with_survey(small_start("asym 40", 50, limit=10_000, lr_step=lr_step), looking=WITHOUT_PROBE)
+    """Return detectors and cuts on twice as many images, trained for longer, and at a rate by which so few steps suffice."""
+    runs = with_survey(small_start("sym 50", 50, limit=10_000, lr=LONGER_LR), more=REPAIRS, looking=WITHOUT_PROBE)
+    runs += with_survey(small_start("asym 40", 50, limit=10_000, lr=LONGER_LR), looking=WITHOUT_PROBE)
     notes = (
-        "The first 10,000 images, PreActResNet18 of width 16, 4,000 test images; the learning rate does not fall.",
+        f"The first 10,000 images, PreActResNet18 of width 16, 4,000 test images, learning rate {LONGER_LR:g}.",
         "Repairs: seed 0 of symmetric noise alone.",
     )
     return Grid(runs, detection_layout("detectors-10k", runs, notes))
@@ -122,8 +123,8 @@ def detectors_memorised() -> Grid:
 
 
 def small_start(noise: str, epochs: int, *, limit: int = 5000, width: int = 16, **changes: Any) -> Pretrain:
-    """Return a training by cross-entropy on the first images of CIFAR-10; half of the epochs before the learning rate falls, where `changes` says nothing else."""
-    settings = cross_entropy.Settings(**{"epochs": epochs, "lr_step": epochs // 2, **changes})
+    """Return a training by cross-entropy on the first images of CIFAR-10; half of the epochs before the learning rate falls."""
+    settings = cross_entropy.Settings(epochs=epochs, lr_step=epochs // 2, **changes)
     data = replace(SMALL_DATA, limit=limit)
     return Pretrain(dataset="cifar10", model="preactresnet18", width=width, data=data, noise=noise_of(noise), settings=settings)
 
