@@ -146,34 +146,46 @@ def leaning(drawn, seed=0, apart=9.0, classes=6, share=0.35):
     return Evidence(given_labels, classes, block=block), wrong
 
 
-@pytest.mark.parametrize(("drawn", "found"), [(0.0, 0.99), (0.2, 0.95), (0.3, 0.6)])
-def test_a_group_of_its_own_beyond_0_is_found_though_it_leans_to_what_it_is_called(drawn, found):
+@pytest.mark.parametrize(("drawn", "found"), [(0.0, 0.99), (0.2, 0.95), (0.3, 0.7)])
+def test_wrong_labels_are_found_though_features_lean_to_what_they_are_called(drawn, found):
     evidence, wrong = leaning(drawn)
     flagged = score(evidence) > 0
     assert float(flagged[wrong].float().mean()) > found and float(wrong[flagged].float().mean()) > 0.98
 
 
-def test_the_temperature_alone_takes_such_a_group_for_images_of_its_classes(monkeypatch):
+def test_the_likeliest_temperature_alone_takes_them_for_images_of_their_classes(monkeypatch):
     evidence, wrong = leaning(0.2)
-    monkeypatch.setattr(noise_transition, "beyond_valley", lambda margins: torch.full_like(margins, -noise_transition.SUREST))
+    monkeypatch.setattr(noise_transition, "temperature_of_shape", lambda *anything: math.inf)
     assert float((score(evidence) > 0)[wrong].float().mean()) < 0.1
 
 
-@settings(max_examples=20)
-@given(st.integers(0, 1000), st.floats(-4, 0), st.floats(0.01, 100), st.integers(30, 3000))
-def test_one_group_has_no_valley(seed, middle, spread, samples):
-    margins = spread * (middle + torch.randn(samples, generator=torch.Generator().manual_seed(seed)))
-    said = noise_transition.beyond_valley(margins)
-    assert float((said > 0).float().mean()) < 0.01
-    strays = torch.cat([margins, margins.new_full((3,), 9 * spread)])
-    assert not bool((noise_transition.beyond_valley(strays)[-3:] > 0).any()), "a handful is no group"
-
-
-def test_beyond_the_valley_all_but_as_many_as_in_it_are_wrong():
+def of_shape(spread, sizes=(3000, 3000), apart=4.0, width=6):
+    """Return distances by the identity to the means of Gaussian classes with a variance of `spread`, and what is of which class, (N, K)."""
     generator = torch.Generator().manual_seed(0)
-    margins = torch.cat([torch.randn(6000, generator=generator) - 4, torch.randn(2000, generator=generator) + 4])
-    said = torch.sigmoid(noise_transition.beyond_valley(margins))
-    assert float(said[margins < 0].max()) < 1e-6 and float(said[6000:].median()) > 0.95 and float(said[6000:].mean()) > 0.9
-    torch.testing.assert_close(noise_transition.beyond_valley(100 * margins), noise_transition.beyond_valley(margins), atol=0.05, rtol=0.01)
-    for same in (margins.abs(), -margins.abs(), torch.zeros(9)):
-        assert float(noise_transition.beyond_valley(same).max()) == -noise_transition.SUREST
+    true = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    means = apart / math.sqrt(2) * torch.eye(len(sizes), width)
+    block = means[true] + math.sqrt(spread) * torch.randn(len(true), width, generator=generator)
+    return (block[:, None] - means).square().sum(dim=2), torch.eye(len(sizes), dtype=torch.float64)[true]
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("sizes", [(3000, 3000), (4000, 2000, 1000)])
+def test_the_shape_of_gaussian_classes_is_their_variance(spread, sizes):
+    distances, true = of_shape(spread, sizes)
+    assert noise_transition.shape(true, distances) == pytest.approx(spread, rel=0.08)
+    offset = torch.randn(len(true), 1, generator=torch.Generator().manual_seed(1))
+    assert noise_transition.shape(true, distances + offset) == pytest.approx(noise_transition.shape(true, distances), rel=1e-4)
+
+
+def test_classes_of_few_samples_have_no_shape():
+    distances, true = of_shape(1.0, (500, 500, 9))
+    assert noise_transition.shape(true, distances) == pytest.approx(noise_transition.shape(true[:1000, :2], distances[:1000, :2]), rel=1e-6)
+    assert noise_transition.shape(true[-509:, 1:], distances[-509:, 1:]) == math.inf
+    assert noise_transition.shape(true, torch.zeros_like(distances)) == math.inf, "nobody lies apart from anybody"
+
+
+def test_the_temperature_of_the_shape_is_found_among_wrong_labels():
+    evidence, _ = draw([2000] * 4, 4.0, [(0, 1, 0.3), (1, 0, 0.3), (2, 3, 0.3)])
+    discriminant = feature_margin.discriminant(evidence.block, evidence.given_labels, 4, Settings())
+    found = candidates(discriminant, evidence.block, evidence.given_labels)
+    assert noise_transition.temperature_of_shape(found, discriminant.relative(evidence.block), 50.0) == pytest.approx(1.0, abs=0.25)

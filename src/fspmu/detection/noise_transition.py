@@ -6,12 +6,14 @@ transition   T_kc, the share of class k that is given label c, by expectation an
              maximise  s_k = mean of r_k (each class one sample more)
                        T_kc = (sum of r_k over samples labelled c + b A_kc) / (sum of r_k over all + b), A = 1 - w on the diagonal and w spread over
                        the other labels, w the share of all samples that counts as wrong: classes of few samples are mislabelled as all are
-temperature  t, by which the given labels are likeliest: sum over samples of log sum_k T_ky q_k, less (log10 t)^2 / 2, since a few labels say little of it
-score        log of (1 - r_y) / r_y, the log-odds that the label is wrong, or those of the valley where they are higher
-valley       v(m) = min over 0 <= u <= m of p(u), p the density of the margin m = d_y - min_{k != y} d_k over all samples: P(wrong) >= 1 - v(m) / p(m)
+temperature  t, by which the given labels are likeliest: sum over samples of log sum_k T_ky q_k, less (log10 t)^2 / 2, since a few labels say little of it;
+             but at most ROOM times the one that suits the shape of the classes
+shape        between two Gaussian classes the log-odds have a variance of twice their mean. Those of (d_c - d_k) / (2 t) over the samples of class k do
+             where t = variance / (4 mean) of d_c - d_k: the mean of that over all pairs of classes, samples counting by r_k, which follow from t again
+score        log of (1 - r_y) / r_y, the log-odds that the label is wrong
 So an image between two classes keeps its label where these are seldom taken for each other, and loses it where they often are; no share of the samples must be
-wrong. Only the NEAREST classes of an image, and its own, can be what it shows. The valley is for networks that tell classes apart so well that a second group
-of margins stands beyond 0: by the temperature alone these would be rare images of their classes, since what was learned by heart draws them back.
+wrong. Only the NEAREST classes of an image, and its own, can be what it shows. The shape is for networks that were shown many wrong labels: they are unsure of
+the images that bear these, or lean to what these are called, and at a high temperature such images would be rare ones of their classes, and no label wrong.
 Source: docs/detection.md, "Scores".
 """
 
@@ -19,7 +21,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,12 @@ COOLEST, HOTTEST = 0.05, 500.0
 """Between these the temperature is sought; 1 is where features of a class are one Gaussian, and what is expected of it before any label is seen."""
 EXPECTED_WITHIN = math.log(10.0)
 """Standard deviation of what is expected of the logarithm of the temperature."""
+ROOM = 1.5
+"""How far above what suits their shape the temperature of classes may lie: the samples that count as a class's own are those near to it."""
+FEWEST_SHAPED = 10
+"""Samples that a class needs to have a shape."""
+SHAPE_ROUNDS, SHAPE_CHANGE = 30, 0.02
+"""Most rounds of sharing out samples and measuring the shape of classes, and the relative change of the temperature that ends them."""
 ROUNDS, CHANGE = 200, 1e-5
 """Most rounds of expectation and maximisation, and the change of no entry of T by more than which ends them."""
 FIRST_WRONG = 0.2
@@ -41,10 +48,6 @@ FIRST_WRONG = 0.2
 TINY = torch.finfo(torch.float32).tiny
 SUREST = 30.0
 """Log-odds beyond which nobody is surer."""
-PLACES = 1024
-"""Between the lowest and the highest margin their density is known at so many places."""
-FEW = 5.0
-"""Samples more that a valley is taken to hold within one kernel: a handful of stray samples is no group."""
 
 
 @dataclass(frozen=True)
@@ -87,47 +90,30 @@ class Noise:
 
     def log_odds(self, found: Candidates) -> Tensor:
         """Return the log-odds (N,) float32 that the given label is wrong, within +-SUREST."""
-        said = self.transition[found.classes, found.given_labels[:, None]].log()
-        joint = self.shares.log()[found.classes] - found.distances / (2 * self.temperature) + said
+        joint = self._joint(found)
         return (joint[:, 1:].logsumexp(dim=1) - joint[:, 0]).clamp(-SUREST, SUREST).float()
+
+    def shown(self, found: Candidates) -> Tensor:
+        """Return the probability (N, K) float64 of each class that it is what a sample of that label shows."""
+        everywhere = torch.zeros(len(found.classes), found.num_classes, dtype=torch.float64)
+        return everywhere.scatter_(1, found.classes, self._joint(found).softmax(dim=1))
+
+    def _joint(self, found: Candidates) -> Tensor:
+        said = self.transition[found.classes, found.given_labels[:, None]].log()
+        return self.shares.log()[found.classes] - found.distances / (2 * self.temperature) + said
 
 
 def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
     """Return the log-odds (N,) that each label is wrong, within +-SUREST; HIGH = looks wrong, 0 divides."""
     block, given = evidence.need("block"), evidence.given_labels
-    found = candidates(feature_margin.discriminant(block, given, evidence.num_classes, settings), block, given)
+    discriminant = feature_margin.discriminant(block, given, evidence.num_classes, settings)
+    found = candidates(discriminant, block, given)
     if found.classes.shape[1] == 1:  # there is no other class
         return torch.full((len(given),), -SUREST)
-    log_odds = estimate_noise(found, find_temperature(found, settings.common_samples), settings.common_samples).log_odds(found)
-    return log_odds.maximum(beyond_valley(found.distances[:, 0] - found.distances[:, 1]))
-
-
-def beyond_valley(margins: Tensor) -> Tensor:
-    """Return the log-odds (N,) float32, within +-SUREST, below which a wrong label is not, by margins (N,) alone, 0 between the classes.
-
-    Right labels with a margin above 0 are images that look like another class; they do not become more frequent the more they look so. What lies above the
-    lowest density on the way there is another group. The density is that of a Gaussian kernel by Silverman's rule.
-    """
-    from scipy.ndimage import gaussian_filter1d
-
-    said = torch.full_like(margins, -SUREST)
-    finite = margins.isfinite()  # where no other class is anybody's, no margin is
-    values = margins[finite].double().numpy()
-    if not len(values):
-        return said
-    low, high = float(values.min()), float(values.max())
-    quarter, three_quarters = np.quantile(values, (0.25, 0.75))
-    kernel = 0.9 * min(float(values.std()), float(three_quarters - quarter) / 1.34) * len(values) ** -0.2
-    if not low < 0 < high or kernel <= 0:
-        return said
-    step = (high - low) / PLACES
-    density = gaussian_filter1d(np.histogram(values, PLACES, (low, high))[0].astype(float), kernel / step, mode="constant")
-    beyond = np.arange(PLACES) >= int(-low / step)
-    valley = np.minimum.accumulate(np.where(beyond, density, np.inf)) + FEW * step / (kernel * math.sqrt(2 * math.pi))
-    wrong = np.where(beyond, 1 - valley / density.clip(min=TINY), 0.0)
-    at = wrong[((values - low) / step).astype(np.int64).clip(max=PLACES - 1)]
-    said[finite] = torch.from_numpy(at).clamp(0, 1).logit().clamp(-SUREST, SUREST).float()
-    return said
+    step = -(-len(given) // MOST_SEARCHED)
+    some, to_all = found.every(step), discriminant.relative(block[::step])
+    temperature = min(find_temperature(some, settings.common_samples), ROOM * temperature_of_shape(some, to_all, settings.common_samples))
+    return estimate_noise(found, temperature, settings.common_samples).log_odds(found)
 
 
 def candidates(discriminant: feature_margin.Discriminant, features: Tensor, given_labels: Tensor) -> Candidates:
@@ -149,14 +135,37 @@ def find_temperature(found: Candidates, common_samples: float) -> float:
     """Return the likeliest temperature given the labels and what is expected of it, each with the transition matrix that suits it."""
     from scipy.optimize import minimize_scalar
 
-    some = found.every(-(-len(found.given_labels) // MOST_SEARCHED))
-
     def unlikelihood(log_temperature: float) -> float:
         unexpected = (log_temperature / EXPECTED_WITHIN) ** 2 / 2
-        return unexpected / len(some.given_labels) - estimate_noise(some, math.exp(log_temperature), common_samples).likelihood
+        return unexpected / len(found.given_labels) - estimate_noise(found, math.exp(log_temperature), common_samples).likelihood
 
     best = minimize_scalar(unlikelihood, bounds=(math.log(COOLEST), math.log(HOTTEST)), method="bounded", options={"xatol": 0.02})
     return math.exp(float(best.x))
+
+
+def temperature_of_shape(found: Candidates, to_all: Tensor, common_samples: float) -> float:
+    """Return the temperature that suits the shape of the classes, by the distances `to_all` (N, K) of their samples; infinity where they have none."""
+    temperature = 1.0
+    for _ in range(SHAPE_ROUNDS):
+        former, temperature = temperature, shape(estimate_noise(found, temperature, common_samples).shown(found), to_all)
+        if not temperature < HOTTEST or abs(temperature - former) <= SHAPE_CHANGE * temperature:
+            break
+    return temperature
+
+
+def shape(shown: Tensor, to_all: Tensor) -> float:
+    """Return the mean over pairs of classes of variance / (4 mean) of d_c - d_k, by samples of class k with weights `shown` (N, K).
+
+    Both orders of a pair count together. Infinity where no two classes have a shape.
+    """
+    distances, counts = to_all.double(), shown.sum(dim=0)
+    own = (shown * distances).sum(dim=0)[:, None]
+    mean = (shown.T @ distances - own) / counts[:, None]
+    square = shown.T @ distances.square() - 2 * (shown * distances).T @ distances + (shown * distances.square()).sum(dim=0)[:, None]
+    variance = square / counts[:, None] - mean.square()
+    of_pair = (variance + variance.T) / (4 * (mean + mean.T))
+    there = (counts >= FEWEST_SHAPED) & (counts[:, None] >= FEWEST_SHAPED) & (mean + mean.T > 0) & ~torch.eye(len(counts), dtype=torch.bool)
+    return float(of_pair[there].mean()) if bool(there.any()) else math.inf
 
 
 def estimate_noise(found: Candidates, temperature: float, common_samples: float) -> Noise:
