@@ -33,7 +33,7 @@ class ViewsMargin(ViewSettings, views_margin.Settings):
 
 @dataclass(frozen=True)
 class Combined(DepthSettings, combined.Settings):
-    """How the discriminant and the transition matrix are estimated, what the others count for, and from features taken where."""
+    """How the discriminant and the transition matrix are estimated, what counts beside them for how much, and from features taken where."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ DETECTORS = {
         combined.score,
         Combined(),
         combined.NEEDS,
-        "noise-transition, random views and, where it was recorded, the training, together",
+        "noise-transition and the recorded training, or random views where nobody recorded it, together",
         cut="log-odds",
         signed=True,
         optional=combined.OPTIONAL,

@@ -1,10 +1,10 @@
-"""combined: what features, views and the history of training say of a label, together.
+"""combined: what features say of a label, and the history of training, or views where nobody kept that.
 
 leading  the log-odds of noise-transition: how many labels of a class are wrong, and taken for which others
-others   minus the mean margin over views, and, where there is one, the disagreement over the epochs of training
-within   what a part says beyond the mean of its class, over its standard deviation s, squashed: g(x) = 3 tanh(x / (3 s)). Views and history mistake a hard
+beside   the disagreement over the epochs of training; without it minus the mean margin over views, which counts for less
+within   what that says beyond the mean of its class, over its standard deviation s, squashed: g(x) = 3 tanh(x / (3 s)). Views and history mistake a hard
          class for a mislabelled one, and so count within a class alone.
-score    leading + beside * sum over the others of g(part - mean_y)
+score    leading + times * g(beside - mean_y)
 0 divides as it does for the log-odds.
 Source: docs/detection.md, "Scores".
 """
@@ -26,27 +26,27 @@ FARTHEST = 3.0
 
 @dataclass(frozen=True)
 class Settings(noise_transition.Settings):
-    """The log-odds by features, and what the others count for."""
+    """The log-odds by features, and what counts beside them for how much."""
 
-    beside: float = 0.5
-    """What a standard deviation of views, or of the history, adds to the log-odds."""
+    history_counts: float = 2.0
+    """What a standard deviation of the history adds to the log-odds."""
+    views_count: float = 0.5
+    """What a standard deviation of the margin over views adds to the log-odds, where there is no history."""
 
 
 def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
-    """Return the parts together, (N,), as log-odds; HIGH = looks wrong, 0 divides."""
+    """Return both together, (N,), as log-odds; HIGH = looks wrong, 0 divides."""
     leading = noise_transition.score(evidence, settings, generator)
-    others = [-evidence.need("view_margins").float()]
-    if evidence.history is not None:
-        others.append(trajectory.score(evidence, trajectory.Settings(), generator))
-    return join(leading, others, evidence.given_labels, evidence.num_classes, settings.beside)
+    if evidence.history is None:
+        beside, times = -evidence.need("view_margins").float(), settings.views_count
+    else:
+        beside, times = trajectory.score(evidence, trajectory.Settings(), generator), settings.history_counts
+    return join(leading, beside, evidence.given_labels, evidence.num_classes, times)
 
 
-def join(leading: Tensor, others: list[Tensor], given_labels: Tensor, num_classes: int, beside: float) -> Tensor:
-    """Return one score (N,) of leading log-odds (N,) and others (N,), which count within the classes.
-
-    One of the others that says the same of all samples of a class does not count.
-    """
-    return (leading.double() + beside * sum(within_classes(part, given_labels, num_classes) for part in others)).float()
+def join(leading: Tensor, beside: Tensor, given_labels: Tensor, num_classes: int, times: float) -> Tensor:
+    """Return one score (N,) of leading log-odds (N,) and what is said beside them (N,), which counts within the classes alone."""
+    return (leading.double() + times * within_classes(beside, given_labels, num_classes)).float()
 
 
 def within_classes(values: Tensor, given_labels: Tensor, num_classes: int) -> Tensor:
