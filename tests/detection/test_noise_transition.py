@@ -184,6 +184,13 @@ def test_classes_of_few_samples_have_no_shape():
     assert noise_transition.shape(true, torch.zeros_like(distances)) == math.inf, "nobody lies apart from anybody"
 
 
+def test_classes_without_any_width_are_told_apart():
+    block, labels = torch.eye(3).repeat_interleave(40, dim=0), torch.arange(3).repeat_interleave(40)
+    labels[:5] = 1
+    found = score(Evidence(labels, 3, block=block))
+    assert bool(found.isfinite().all()) and torch.equal(found > 0, torch.arange(120) < 5)
+
+
 def test_the_temperature_of_the_shape_is_found_among_wrong_labels():
     evidence, _ = draw([2000] * 4, 4.0, [(0, 1, 0.3), (1, 0, 0.3), (2, 3, 0.3)])
     discriminant = feature_margin.discriminant(evidence.block, evidence.given_labels, 4, Settings())

@@ -147,7 +147,7 @@ def temperature_of_shape(found: Candidates, to_all: Tensor, common_samples: floa
     """Return the temperature that suits the shape of the classes, by the distances `to_all` (N, K) of their samples; infinity where they have none."""
     temperature = 1.0
     for _ in range(SHAPE_ROUNDS):
-        former, temperature = temperature, shape(estimate_noise(found, temperature, common_samples).shown(found), to_all)
+        former, temperature = temperature, max(shape(estimate_noise(found, temperature, common_samples).shown(found), to_all), COOLEST)
         if not temperature < HOTTEST or abs(temperature - former) <= SHAPE_CHANGE * temperature:
             break
     return temperature
