@@ -35,7 +35,7 @@ COOLEST, HOTTEST = 0.05, 500.0
 """Between these the temperature is sought; 1 is where features of a class are one Gaussian, and what is expected of it before any label is seen."""
 EXPECTED_WITHIN = math.log(10.0)
 """Standard deviation of what is expected of the logarithm of the temperature."""
-ROOM = 1.5
+ROOM = 1.25
 """How far above what suits their shape the temperature of classes may lie: the samples that count as a class's own are those near to it."""
 FEWEST_SHAPED = 10
 """Samples that a class needs to have a shape."""

@@ -4,7 +4,8 @@ forget   L = -eta KL_T(teacher || student) + zeta mean_i sum_k w_ik cos(f_i, mu_
 retain   L = gamma CE(z, y) - delta mean_i cos(f_i, mu_{y_i})
 Centroids mu come from the retain set under the teacher, once. One SGD serves both passes, and ascends by descending -L.
 Source: docs/method.md, "Forget" and "Recover". Beyond the published method, each an option and off by default: samples that count by P(clean) (weighing.py),
-a rate that falls along a cosine (schedules.py), forgotten images used without their labels (unlabelled.py), and going back to an earlier epoch (rewinding.py).
+a rate that falls along a cosine (schedules.py), momentum of each kind of pass by itself, forgotten images used without their labels (unlabelled.py), and going back
+to an earlier epoch (rewinding.py).
 """
 
 import contextlib
@@ -60,7 +61,9 @@ class Settings:
     milestones: tuple[int, ...] = (7, 10, 10)
     """Epochs after each of which the learning rate falls to a tenth; a number that stands twice counts twice."""
     momentum: float = 0.9
-    """Momentum of SGD; it carries over between passes."""
+    """Momentum of SGD."""
+    carry_momentum: bool = True
+    """Let the momentum of a pass go on in the next one, as published. --no-carry-momentum: it is dropped where forgetting begins and where it ends."""
     weight_decay: float = 5e-4
     """Weight decay on every parameter, in both passes."""
     clip: float = 1.0
@@ -86,7 +89,7 @@ class Settings:
     """last: hand back the network of the last epoch. chance: of the last one in which forgotten labels are predicted no oftener than they should be."""
 
 
-_TUNED = Settings(epochs=20, lr=1e-2, delta=10.0, schedule="cosine")
+_TUNED = Settings(epochs=20, lr=1e-2, delta=10.0, schedule="cosine", carry_momentum=False)
 PRESETS = {
     "original": Settings(),
     "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
@@ -127,7 +130,8 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
             losses: dict[str, float] = {}
             if epoch <= settings.forget_epochs:
                 batches = run.batches(images, forgotten.chosen, settings.forget_batch, "forget", epoch)
-                losses |= train_epoch(student, batches, forget, optimizer, run, clip=settings.clip, label="forget")
+                with momentum_of_its_own(optimizer, not settings.carry_momentum):
+                    losses |= train_epoch(student, batches, forget, optimizer, run, clip=settings.clip, label="forget")
             recovery: Steps = run.batches(images, retained.chosen, settings.retain_batch, "retain", epoch)
             if settings.unlabelled and epoch > settings.forget_epochs:
                 recovery = with_unlabelled(recovery, images, lost, settings.unlabelled, settings.retain_batch, run, epoch)
@@ -231,6 +235,20 @@ def first_move(settings: Settings, model: Classifier, images: Images, split: Spl
     moved = torch.stack([weight.grad.clamp(-settings.clip, settings.clip).norm() for weight in student.parameters() if weight.grad is not None]).norm()
     length = torch.stack([weight.detach().norm() for weight in student.parameters()]).norm()
     return run.processes.from_main(lambda: float(settings.lr * moved / length))
+
+
+@contextlib.contextmanager
+def momentum_of_its_own(optimizer: torch.optim.Optimizer, wanted: bool) -> Iterator[None]:
+    """Begin and end some steps without any momentum.
+
+    What many steps of another loss built up would carry the weights on for some steps that nothing corrects: a forget pass has few. At the rates of the
+    presets of our own that ruins some networks (docs/log.md).
+    """
+    if wanted:
+        optimizer.state.clear()
+    yield
+    if wanted:
+        optimizer.state.clear()
 
 
 @contextlib.contextmanager
