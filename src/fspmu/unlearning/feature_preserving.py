@@ -4,8 +4,8 @@ forget   L = -eta KL_T(teacher || student) + zeta mean_i sum_k w_ik cos(f_i, mu_
 retain   L = gamma CE(z, y) - delta mean_i cos(f_i, mu_{y_i})
 Centroids mu come from the retain set under the teacher, once. One SGD serves both passes, and ascends by descending -L.
 Source: docs/method.md, "Forget" and "Recover". Beyond the published method, each an option and off by default: samples that count by P(clean) (weighing.py),
-a rate that falls along a cosine (schedules.py), momentum of each kind of pass by itself, forgotten images used without their labels (unlabelled.py), and going back
-to an earlier epoch (rewinding.py).
+a rate that falls along a cosine (schedules.py), momentum that is not carried from recovery into forgetting and back, forgotten images used without their labels
+(unlabelled.py), and going back to an earlier epoch (rewinding.py).
 """
 
 import contextlib
