@@ -243,7 +243,7 @@ def test_the_presets_of_fspmu():
     for name, s in feature_preserving.PRESETS.items():
         assert (s.eta, s.temperature, s.forget_epochs, s.momentum, s.weight_decay, s.clip) == (1, 0.5, 5, 0.9, 5e-4, 1)
         assert (s.lr, s.schedule, s.epochs) == ((1e-2, "cosine", 20) if name in tuned else (5e-4, "steps", 15)) and not s.reference_statistics
-        assert s.weighting == ("clean-probability" if name == "tuned-soft" else "masks") and s.carry_momentum == (name not in tuned)
+        assert s.weighting == ("clean-probability" if name == "tuned-soft" else "masks") and s.momentum_between == ("dropped" if name in tuned else "carried")
         assert (s.unlabelled, s.stop) == (0, "last"), "what nobody published is off"
 
 
@@ -273,7 +273,7 @@ def textbook(model, images, split, s, forget, retain):
             if wanted:
                 logits, features = student(pixels[mask])
                 names, parameters = zip(*student.named_parameters(), strict=True)
-                if not getattr(s, "carry_momentum", True) and epoch <= s.forget_epochs:
+                if getattr(s, "momentum_between", "carried") == "dropped" and epoch <= s.forget_epochs:
                     velocity.clear()  # this pass forgets, or comes after one that did
                 gradients = torch.autograd.grad(loss(logits, features, pixels[mask], images.given_labels[mask]), parameters)
                 for name, parameter, gradient in zip(names, parameters, gradients, strict=True):

@@ -64,7 +64,7 @@ ROUTES: dict[str, dict[str, Any]] = {
     "unlabelled 1": {"settings": replace(_TUNED, unlabelled=1.0)},
     "soft and unlabelled 1": {"settings": replace(_SOFT, unlabelled=1.0)},
     "stop chance": {"settings": replace(_TUNED, stop="chance")},
-    "soft and momentum carried": {"settings": replace(_SOFT, carry_momentum=True)},
+    "soft and momentum carried": {"settings": replace(_SOFT, momentum_between="carried")},
     "soft without forgetting": {"settings": replace(_SOFT, forget_epochs=0)},
     "beta": {"preset": "tuned-soft", "cut": "beta"},
     "bounded-mixture": {"preset": "tuned-soft", "cut": "bounded-mixture"},

@@ -62,8 +62,8 @@ class Settings:
     """Epochs after each of which the learning rate falls to a tenth; a number that stands twice counts twice."""
     momentum: float = 0.9
     """Momentum of SGD."""
-    carry_momentum: bool = True
-    """Let the momentum of a pass go on in the next one, as published. --no-carry-momentum: it is dropped where forgetting begins and where it ends."""
+    momentum_between: Literal["carried", "dropped"] = "carried"
+    """carried: what one kind of pass has built up of momentum goes on in the other, as published. dropped: not where forgetting begins, nor where it ends."""
     weight_decay: float = 5e-4
     """Weight decay on every parameter, in both passes."""
     clip: float = 1.0
@@ -89,7 +89,7 @@ class Settings:
     """last: hand back the network of the last epoch. chance: of the last one in which forgotten labels are predicted no oftener than they should be."""
 
 
-_TUNED = Settings(epochs=20, lr=1e-2, delta=10.0, schedule="cosine", carry_momentum=False)
+_TUNED = Settings(epochs=20, lr=1e-2, delta=10.0, schedule="cosine", momentum_between="dropped")
 PRESETS = {
     "original": Settings(),
     "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
@@ -130,7 +130,7 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
             losses: dict[str, float] = {}
             if epoch <= settings.forget_epochs:
                 batches = run.batches(images, forgotten.chosen, settings.forget_batch, "forget", epoch)
-                with momentum_of_its_own(optimizer, not settings.carry_momentum):
+                with momentum_of_its_own(optimizer, settings.momentum_between == "dropped"):
                     losses |= train_epoch(student, batches, forget, optimizer, run, clip=settings.clip, label="forget")
             recovery: Steps = run.batches(images, retained.chosen, settings.retain_batch, "retain", epoch)
             if settings.unlabelled and epoch > settings.forget_epochs:
