@@ -1,6 +1,6 @@
 """Does the memory of a pass over images on disk stay the same, however many there are? Prints one line of JSON.
 
-    python benchmarks/streaming.py --images N [--size 64] [--repair] --out DIR
+    python benchmarks/streaming.py --images N [--size 64] [--repair [--detector NAME]] --out DIR
 
 Makes N small JPEG files in a folder per class below DIR where they are not there yet. They are names of only 500 different files (hard links), so that
 the disk holds 500 of them: what is measured is the decoding and the memory beside it, not the disk. Each N runs in a process of its own: peaks do not shrink.
@@ -68,12 +68,13 @@ def with_512_features() -> nn.Module:
     return nn.Sequential(*pooled, nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, CLASSES))
 
 
-def measure_repair(folder: Path, size: int, out: Path) -> dict[str, float | int]:
+def measure_repair(folder: Path, size: int, out: Path, detector: str | None) -> dict[str, float | int]:
     """Return seconds and peak of a whole repair of one epoch, results written; the network is untrained, so what it finds means nothing."""
     torch.manual_seed(SEED)
     figures: dict[str, float | int] = {"before_mib": round(peak(), 1)}
     settings = Settings(epochs=1, forget_epochs=1)
-    result = fspmu.repair(with_512_features(), folder, size=size, storage="disk", settings=settings, keep="always", out=out, precision="fp32")
+    how = {"detector": detector, "settings": settings, "keep": "always", "precision": "fp32"}
+    result = fspmu.repair(with_512_features(), folder, size=size, storage="disk", out=out, **how)
     return figures | {"images": len(result.issues), "forgotten": result.record["detection"]["forget"]}
 
 
@@ -108,11 +109,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repair", action="store_true", help="measure a whole `fspmu.repair` of one epoch instead")
+    parser.add_argument("--detector", help="of that repair; without, what `fspmu` takes by itself")
     options = parser.parse_args()
     folder = options.out / f"{options.images}-of-{options.size}"
     make_images(folder, options.images, options.size)
     started = time.perf_counter()
-    figures = measure_repair(folder, options.size, options.out / f"{folder.name}-repaired") if options.repair else measure(folder, options.size)
+    repaired = options.out / f"{folder.name}-repaired-{options.detector or 'by-itself'}"
+    figures = measure_repair(folder, options.size, repaired, options.detector) if options.repair else measure(folder, options.size)
     print(json.dumps({**figures, "seconds": round(time.perf_counter() - started, 2), "peak_mib": round(peak(), 1)}))
 
 

@@ -31,3 +31,12 @@ def test_measured_tables_are_those_of_the_records(name, monkeypatch):
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert detectors.MARK.search(page), "there is something to compare"
     assert detectors.written(page) == page, "write it by `python benchmarks/detectors.py`"
+
+
+@pytest.mark.slow
+def test_the_code_of_the_cleanlab_page_repairs_both_ways(monkeypatch):
+    pytest.importorskip("cleanlab")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figures = importlib.import_module("beside_cleanlab").measured()
+    for ours in (figures["cleanlab"], figures["fspmu"]):
+        assert ours["after"] > figures["before"] + 5 and ours["recall"] > 80

@@ -219,6 +219,17 @@ def test_what_could_not_be_read_is_listed_with_its_reason(tmp_path):
     assert read_issues(tmp_path / "out" / "label_issues.csv")["path"].tolist() == result.issues["path"].tolist()
 
 
+def test_a_name_that_a_spreadsheet_would_compute_is_listed_as_text(tmp_path):
+    data = digits()
+    root = write_folder(tmp_path / "train", data.pixels[:120], data.given[:120])
+    files = sorted(root.rglob("*.png"))
+    rows = [f"{path.relative_to(root).as_posix()},{path.parent.name}" for path in files] + ["=1+1.png,one"]
+    (root / "labels.csv").write_text("\n".join(["file_name,label", *rows]))
+    (root / "=1+1.png").write_bytes(b"")
+    repair(images=root, class_names=NAMES, keep="always", out=tmp_path / "out", settings=replace(FEW, epochs=1))
+    assert pd.read_csv(tmp_path / "out" / "unreadable.csv")["id"].tolist() == ["'=1+1.png"]
+
+
 def test_a_network_without_a_description_can_be_written(tmp_path):
     own = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh()), nn.Linear(12, 10))
     result = repair(own, out=tmp_path / "out", forget=range(20), keep="always", settings=replace(FEW, epochs=1))

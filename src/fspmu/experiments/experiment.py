@@ -157,6 +157,8 @@ class Evaluate(OnRun):
 class Predict(OnRun):
     """Predict the class of every image below a folder with the model of a run."""
 
+    run: Annotated[Positional[Path], "RUN"]
+    """Folder of a finished `fspmu pretrain`, `fspmu unlearn` or `fspmu repair`."""
     images: Path = field(default=Path("."), kw_only=True)
     """Folder of images, or one image."""
     skip_unreadable: bool = False

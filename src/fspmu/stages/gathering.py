@@ -29,6 +29,8 @@ from fspmu.pretraining.trained import Trained
 
 FEATURE_BYTES = 64 * 2**20
 """Features of a set that would need more than this are kept for a share of its samples, evenly spaced."""
+NOBODY = torch.empty(0, dtype=torch.int64)
+"""Those whose features are kept where logits are all that is wanted."""
 MOST_FITTED, MOST_FRESH = 10_000, 5_000
 """Training images, and images that the model never saw, on which a depth is chosen: more would not choose another."""
 VIEWED = frozenset({"block", "view_probabilities", "view_margins"})
@@ -179,7 +181,7 @@ def gather(
     given = shown.given_labels.cpu()
     if "reference_losses" in needs:
         with _clocked(seconds, "reference"):
-            found["reference_losses"] = F.cross_entropy(predict(model, shown, run, reference=True).logits, given, reduction="none")
+            found["reference_losses"] = F.cross_entropy(predict(model, shown, run, reference=True, rows=NOBODY).logits, given, reduction="none")
     if PROBED & needs:
         with _clocked(seconds, "probe"):
             with run.timed("probe"):
@@ -187,7 +189,7 @@ def gather(
             if "probe_history" in needs:
                 found["probe_history"] = trained.history.margins
             for name in needs & {"probe_losses", "reference_probe_losses"}:
-                seen_by_it = predict(trained.models[0], shown, run, reference=name.startswith("reference"), batch_statistics=False)
+                seen_by_it = predict(trained.models[0], shown, run, reference=name.startswith("reference"), batch_statistics=False, rows=NOBODY)
                 found[name] = F.cross_entropy(seen_by_it.logits, given, reduction="none")
     if "cross_fitted" in needs:
         with _clocked(seconds, "folds"):
@@ -218,7 +220,7 @@ def cross_fit(model: Classifier, images: Images, settings: FoldSettings, run: Ru
         aside = fold == number
         with run.timed(f"fold-{number + 1}"):
             probe = train_probe(model, images.subset(indices_of(~aside)), settings.probe_epochs, settings.probe_lr, run).models[0]
-            found[aside] = predict(probe, images, run, chosen=aside, rows=torch.empty(0, dtype=torch.int64)).logits.softmax(1)
+            found[aside] = predict(probe, images, run, chosen=aside, rows=NOBODY).logits.softmax(1)
     return found
 
 

@@ -23,6 +23,7 @@ from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
+from fspmu.results.cells import prefixed
 from fspmu.results.store import RunFolder, replacing, write_json, write_text
 from fspmu.stages.finding import Detection
 from fspmu.stages.judging import Comparison
@@ -131,7 +132,7 @@ def write_predictions(folder: Path, before: Predictions, after: Predictions | No
 
 def _write_unreadable(unreadable: tuple[tuple[str, str], ...], path: Path) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("id", "reason"), *unreadable])
+        csv.writer(file).writerows([("id", "reason"), *((prefixed(name), reason) for name, reason in unreadable)])
 
 
 def _card_facts(work: Work, record: Json) -> CardFacts:

@@ -3,7 +3,7 @@
 forget   L = -eta KL_T(teacher || student) + zeta mean_i sum_k w_ik cos(f_i, mu_k)
 retain   L = gamma CE(z, y) - delta mean_i cos(f_i, mu_{y_i})
 Centroids mu come from the retain set under the teacher, once. One SGD serves both passes, and ascends by descending -L.
-Source: docs/method.md, "Forget" and "Recover". Beyond the published method, each an option and off by default: samples that count by P(clean) (weighing.py),
+Source: docs/method.md, "Forget" and "Recover". Beyond the published method, each an option and off in `original`: samples that count by P(clean) (weighing.py),
 a rate that falls along a cosine (schedules.py), momentum that is not carried from recovery into forgetting and back, forgotten images used without their labels
 (unlabelled.py), and going back to an earlier epoch (rewinding.py).
 """
@@ -34,7 +34,7 @@ from fspmu.unlearning.weighing import Part, parts_of
 
 @dataclass(frozen=True)
 class Settings:
-    """Published values for a model trained with plain cross-entropy."""
+    """How to forget and how to recover; what is not given is the preset's."""
 
     delta: float = 500.0
     """Pull of a retained sample to its own centroid."""
@@ -91,7 +91,7 @@ class Settings:
 
 _TUNED = Settings(epochs=20, lr=1e-2, delta=10.0, schedule="cosine", momentum_between="dropped")
 PRESETS = {
-    "original": Settings(),
+    "original": Settings(),  # published for a model trained with plain cross-entropy
     "nll": Settings(delta=1.0, zeta=1.0, gamma=5.0),
     "as-coded": Settings(zeta=20.0, t=0.5),
     "tuned": _TUNED,
