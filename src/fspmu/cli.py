@@ -109,8 +109,8 @@ def _families_of_repair(flags: list[str]) -> tuple[dict[str, Any], bool]:
     from fspmu.detection import DEFAULT
     from fspmu.stages.mending import suitable_settings
 
-    look = first_look(flags, detector=DEFAULT, cut=None, method="fspmu", preset=None)
-    settings = suitable_settings(str(look["method"]), None, look["preset"])
+    look = first_look(flags, detector=DEFAULT, cut=None, method="fspmu", preset=None, forget=None)
+    settings = suitable_settings(str(look["method"]), None, look["preset"], known=look["forget"] is not None)
     return _families_of_finding(look) | {"settings": settings}, look["preset"] is not None
 
 

@@ -33,12 +33,12 @@ from fspmu.report.run_files import read_issues
 from fspmu.report.summary import SHOWN, summary_html
 from fspmu.results.record import make_record
 from fspmu.results.store import RunFolder, read_json
-from fspmu.stages.asking import Asked, config_of, forget_set, settled
+from fspmu.stages.asking import Asked, check_given, config_of, forget_set, settled
 from fspmu.stages.deciding import Decided, decide_found, decide_split, held_apart, mark_decided, read_decided
 from fspmu.stages.finding import Detection, detection_of, find_label_issues, opinions_behind, prepared
 from fspmu.stages.gathering import Looked, kept_rows
 from fspmu.stages.judging import compare, verdict
-from fspmu.stages.mending import Mended, fitted_settings, suitable_settings
+from fspmu.stages.mending import Mended, fitted_settings
 from fspmu.stages.page_material import given_settings
 from fspmu.stages.rounds import Rounds, repair_rounds
 from fspmu.stages.taking_in import Intake, Taken, take_in
@@ -76,8 +76,10 @@ class Repair:
         if self.work is None:
             raise InputError("this result was read from the folder of an earlier run, where everything lies already; copy that folder")
         target = RunFolder(folder)
-        target.open(self.record["config"], resume=False)
+        target.open(self.record["config"], resume=True)  # what a save that failed left there is written anew
         try:
+            if target.finished:
+                raise InputError(f"{target.path} holds this result already; give another folder")
             write_repair(self.work, self.issues, self.record, target.path)
             target.finish()
         finally:
@@ -132,15 +134,15 @@ def repair(
     are those of `Intake` and `Asked`, where they are explained.
     Raises InputError for what cannot be carried out as given, and EmptySplit when there is nothing to retain.
     """
-    if forget is not None and detector is not None:
-        raise InputError(f"forget says already what is wrong, and the detector {detector!r} would find it; leave one of them out")
+    found_by = {"detector": detector, "detector_settings": detector_settings, "cut": cut, "cut_settings": cut_settings, "split": split}
+    check_given(forget, [name for name, value in found_by.items() if value is not None])
     run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
     names = None if class_names is None else tuple(class_names)
     centre, spread = (None if values is None else tuple(float(value) for value in values) for values in (mean, std))
     intake = Intake(names, class_order, head, size, centre, spread, augment, hold_out, storage, limit)
     given = None if corrections is None else Path(corrections)
-    found_by = (detector or DEFAULT, detector_settings, cut, cut_settings, split or SplitSettings())
-    asked = Asked(*found_by, forget, truth, history, method, preset, settings, keep, settings is None, given, rounds or Rounds())
+    how = (forget, truth, history, method, preset, settings, keep, settings is None, given, rounds or Rounds())
+    asked = Asked(detector or DEFAULT, detector_settings, cut, cut_settings, split or SplitSettings(), *how)
     taken = take_in(model, images, evaluation, intake, run, class_map=class_map)
     return carry_out(taken, asked, run) if out is None else _carry_into(out, taken, asked, run)
 
@@ -173,7 +175,7 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
     if decided is not None:
         found = decide_found(found, decided, images)
     warn_of_disagreement(found, images, run)
-    settings = asked.settings or suitable_settings(asked.method, taken.model, asked.preset)
+    settings = asked.settings_for(taken.model)
     if asked.fit:
         settings = fitted_settings(settings, asked.method, taken.model, images, found.split, run)
     run.evaluation = taken.evaluation

@@ -92,14 +92,15 @@ def test_weights_are_the_formula():
         torch.testing.assert_close(result[name], value, rtol=0, atol=5e-6)
 
 
-@given(st.integers(0, 10_000), st.floats(0.05, 0.45), st.floats(0.3, 0.95))
+@given(st.integers(0, 10_000), st.floats(0.05, 0.45), st.floats(0.03, 0.95))
 @settings(max_examples=40)
-def test_who_takes_part_and_by_how_much(seed, retain_above, forget_above):
-    split = graded(seed)
-    retained, forgotten = parts_of(split, "clean-probability", retain_above, forget_above)
-    clean = split.clean_probability.double()
-    assert torch.equal(retained.chosen, clean > retain_above) and torch.equal(forgotten.chosen, 1 - clean > forget_above)
-    for part, worth in ((retained, clean), (forgotten, 1 - clean)):
+def test_who_takes_part_and_by_how_much(seed, retain_above, threshold):
+    clean = graded(seed).clean_probability
+    split = Split(clean > threshold, clean <= threshold, clean)
+    retained, forgotten = parts_of(split, "clean-probability", retain_above)
+    clean = clean.double()
+    assert torch.equal(retained.chosen, clean > min(retain_above, threshold)) and torch.equal(forgotten.chosen, split.forget)
+    for part, worth in ((retained, clean.clamp(min=retain_above)), (forgotten, 1 - clean)):
         kept = part.weights[part.chosen].double()
         if len(kept):
             assert float(kept.mean()) == pytest.approx(1, abs=1e-5), "the learning rate keeps its meaning"
@@ -109,16 +110,16 @@ def test_who_takes_part_and_by_how_much(seed, retain_above, forget_above):
 def test_what_is_in_neither_mask_stays_out_and_what_is_retained_counts():
     clean = torch.tensor([0.0, 0.0, 0.6, float("nan"), 1.0, 0.9, 0.3])
     retain, forget = torch.tensor([True, False, False, False, True, True, False]), torch.tensor([False, False, False, False, False, False, True])
-    kept, gone = parts_of(Split(retain, forget, clean), "clean-probability", 0.2, 0.5)
+    kept, gone = parts_of(Split(retain, forget, clean), "clean-probability", 0.2)
     assert kept.chosen.tolist() == [True, False, False, False, True, True, True], "dropped, unsure and held-out samples are in neither"
-    assert gone.chosen.tolist() == [True, False, False, False, False, False, True]
+    assert gone.chosen.tolist() == [False, False, False, False, False, False, True], "what a floor keeps is not forgotten beside"
     assert float(kept.weights[0] / kept.weights[4]) == pytest.approx(0.2), "the floor under a class holds"
     assert bool(kept.weights[kept.chosen].isfinite().all()) and bool(gone.weights[gone.chosen].isfinite().all())
 
 
 def test_weighted_centroids():
     images, model, split = make_images(), with_norm().eval(), graded()
-    retained, _ = parts_of(split, "clean-probability", 0.2, 0.5)
+    retained, _ = parts_of(split, "clean-probability", 0.2)
     found = find_centroids(model, images, staged(), chosen=retained.chosen, weights=retained.weights)
     with torch.no_grad():
         seen = model(normalise(images.pixels, images.preprocessing)[retained.chosen])
@@ -374,7 +375,6 @@ def test_images_that_stay_on_disk(name):
         ({"schedule": "cosin"}, "unknown --schedule 'cosin'; did you mean 'cosine'"),
         ({"stop": "best"}, "unknown --stop 'best'"),
         ({"retain_above": 1.5}, "--retain-above is 1.5, but it must be a fraction"),
-        ({"forget_above": -0.5}, "--forget-above is -0.5, but it must be a fraction"),
         ({"tau_conf": 2.0}, "--tau-conf is 2.0, but it must be a fraction"),
         ({"unlabelled": -1.0}, "--unlabelled is -1.0, but it must be at least 0"),
     ],

@@ -11,6 +11,7 @@ from torch import Tensor
 from fspmu.data.issue_tables import Samples, class_reader, places_of, read_shares, read_table
 from fspmu.data.listing import some
 from fspmu.errors import InputError, suggestion
+from fspmu.results.cells import APART
 
 DECISIONS = {
     "accept": "the given label is wrong, new_label is right",
@@ -56,10 +57,13 @@ def read_corrections(
 
 
 def read_decisions(table: pd.DataFrame, samples: Samples, name: str) -> list[Correction]:
-    """Return the decisions of a person; one that is left empty is `unsure`.
+    """Return the decisions of a person; one that is left empty is `unsure`. What a page says of an image apart from the samples is left out.
 
     Raises InputError for a decision of another name, and for an accepted label that is missing, unknown, or the given one.
     """
+    if "id" in table.columns:
+        known = set(samples.ids)
+        table = table[[identity in known or not str(identity).startswith(APART) for identity in table["id"]]].reset_index(drop=True)
     places = places_of(table, samples, name)
     reader = class_reader(table, places, samples, name)
     news = list(table["new_label"]) if "new_label" in table.columns else [None] * len(table)

@@ -176,13 +176,15 @@ def read_truths(column: Sequence[Any], title: str, name: str) -> NDArray[np.bool
     return np.array(truths, dtype=np.bool_)
 
 
-def read_shares(column: Sequence[Any], title: str, name: str) -> NDArray[np.float64]:
-    """Return a column of fractions (M,).
+def read_shares(column: Sequence[Any], title: str, name: str, unjudged: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Return a column of fractions (M,), NaN where a cell is empty that may be: what nobody judged, `unjudged` (M,).
 
     Raises InputError for a cell that is no number from 0 to 1.
     """
     shares: NDArray[np.float64] = pd.to_numeric(pd.Series(list(column), dtype=object), errors="coerce").to_numpy(dtype=np.float64, copy=True)
     wrong = ~((shares >= 0) & (shares <= 1))
+    if unjudged is not None:
+        wrong &= ~(unjudged & np.array([not _text(value).strip() for value in column], dtype=np.bool_))
     if wrong.any():
         row = int(wrong.argmax())
         raise InputError(f"{name}: row {row} (counted from 0) has {_text(list(column)[row])!r:.60} under {title}; it must be a number from 0 to 1, low = bad")

@@ -155,7 +155,8 @@ def _split_by_table(table: pd.DataFrame, samples: Samples, name: str) -> Split:
     clean = (~forget).double()
     quality = next((column for column in QUALITIES if column in columns), None)
     if quality is not None:
-        clean[torch.from_numpy(places)] = torch.from_numpy(read_shares(list(table[quality]), quality, name))
+        neither = (~forget & ~retain)[torch.from_numpy(places)].numpy()
+        clean[torch.from_numpy(places)] = torch.from_numpy(read_shares(list(table[quality]), quality, name, unjudged=neither))
     return Split(retain, forget, clean)
 
 

@@ -74,13 +74,13 @@ def join_opinions(batches: Iterable[Opinions], samples: int) -> Opinions:
 def label_issues(images: Images, split: Split, opinions: Opinions) -> pd.DataFrame:
     """Return the issues of `images` under `split`, given what the best model at hand says of all N samples, in dataset order.
 
-    is_label_issue: the sample is not retained, or is to be forgotten.
+    is_label_issue: the sample is not retained, or is to be forgotten; not where nobody judged it, and P(clean) is NaN.
     label_score = P(clean), in [0, 1], LOW = bad; noise_probability = 1 - P(clean), HIGH = bad.
     suggested_label: for an issue the likeliest class other than the given one, with its probability as confidence; else the given label.
     action: forget, else retain, else review.
     """
     given, opinions = images.given_labels.cpu(), Opinions(*(part.cpu() for part in opinions))
-    issue = split.forget | ~split.retain
+    issue = (split.forget | ~split.retain) & ~split.clean_probability.isnan()
     suggested = torch.where(issue, opinions.alternative, given)
     confidence = torch.where(issue, opinions.alternative_probability, opinions.given_probability)
     score = split.clean_probability.double()

@@ -41,6 +41,8 @@ class CardFacts:
     detector: str
     method: str
     retained: int | None = None
+    unused: int = 0
+    """How many labels were neither forgotten nor retained; some detectors have labels that are both."""
     forgotten_by_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Class -> how many of its labels were forgotten, and how many it had."""
     detector_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -131,8 +133,8 @@ def _header(facts: CardFacts) -> str:
                 dataset_name=plain(facts.data) or "images",
                 dataset_split=labels,
                 metric_type="accuracy",
-                metric_name="accuracy after the repair",
-                metric_value=round(facts.measured.after, 4),
+                metric_name="accuracy after the repair" if facts.accepted else "accuracy",
+                metric_value=round(facts.measured.after if facts.accepted else facts.measured.before, 4),
             )
         ]
     card = ModelCardData(
@@ -161,7 +163,7 @@ def _opening(facts: CardFacts) -> str:
 
 def _forgotten(facts: CardFacts) -> str:
     share = f" ({_percent(facts.forgotten / facts.samples)})" if facts.samples else ""
-    retained = "" if facts.retained is None else f", {facts.retained:,} retained, {facts.samples - facts.forgotten - facts.retained:,} used for neither"
+    retained = "" if facts.retained is None else f", {facts.retained:,} retained, {facts.unused:,} used for neither"
     text = f"## What was forgotten\n\n{facts.forgotten:,} of {facts.samples:,} labels{share} were forgotten{retained}."
     rows = sorted(((lost, had, name) for name, (lost, had) in facts.forgotten_by_class.items() if lost), key=lambda row: (-row[0], row[2]))
     if rows:

@@ -49,7 +49,7 @@ def train_epoch(
     forward = run.forward(model)
     totals: dict[str, Tensor] = {}
     first_bad = torch.full((), torch.iinfo(torch.int64).max, device=run.device)
-    steps = parts = rows = 0
+    steps = parts = rows = samples = 0
     for batch in run.bar(batches, label):
         lone = batch.total == 1  # one sample has no batch statistics: its norms use the running ones
         if lone:
@@ -63,9 +63,10 @@ def train_epoch(
             torch.nn.utils.clip_grad_value_(model.parameters(), clip)
         optimizer.step()
         steps += 1
+        samples += batch.total
         first_bad = torch.where(torch.isfinite(value), first_bad, first_bad.clamp(max=steps))
         for name, number in (values | {label: value}).items():
-            totals[name] = totals[name] + number if name in totals else number
+            totals[name] = totals.get(name, torch.zeros_like(number)) + number * batch.total
         if steps % _CHECK_EVERY == 0:
             _refuse_non_finite(first_bad, run)
     _refuse_non_finite(first_bad, run)
@@ -73,7 +74,7 @@ def train_epoch(
     if not run.sync_bn:
         run.processes.average_statistics(model, rows)
     shares = run.processes.gather({name: float(total) for name, total in totals.items()})
-    return {name: sum(share.get(name, 0.0) for share in shares) / steps for name in {name: None for share in shares for name in share}}
+    return {name: sum(share.get(name, 0.0) for share in shares) / samples for name in {name: None for share in shares for name in share}}
 
 
 def _norms_to(model: Classifier, *, training: bool) -> None:

@@ -37,20 +37,22 @@ def left_over(jobs: Sequence[Job], known: Sequence[Result]) -> list[Job]:
         then = (config or {}).get("settings") or {}
         if config is None:
             unknown.append(job)
-        elif apart := differences(then, _settings_now(job, then)):
+        elif apart := _changed(job, then):
             raise InputError(f"{job.title} is in the records, but with other settings than now: {apart[0]}; give another file to --records")
     folders = {job.folder for job in unknown} | {job.needs for job in unknown}
     return [job for job in jobs if job.folder in folders]
 
 
-def _settings_now(job: Job, then: Json) -> Json:
-    """Return what the config of a run of `job` would say now of the settings that one had `then`; a setting that is newer has the value of before."""
+def _changed(job: Job, then: Json) -> list[str]:
+    """Return which settings a run of `job` would have otherwise now than one had `then`; those that there are only now, or were only then, do not count."""
     settings: Any = None
     if isinstance(job.options, Pretrain):
         settings = method_settings(job.options, SIZES[job.options.dataset][2]) if job.options.dataset in SIZES else None
     elif isinstance(job.options, Unlearn):
         settings = settings_of(job.options, job.run.start)
-    return then if settings is None else {name: value for name, value in json.loads(json.dumps(asdict(settings))).items() if name in then}
+    now = then if settings is None else json.loads(json.dumps(asdict(settings)))
+    shared = then.keys() & now.keys()
+    return differences({name: then[name] for name in shared}, {name: now[name] for name in shared})
 
 
 def joined(known: Sequence[Result], made: Sequence[Result]) -> list[Result]:

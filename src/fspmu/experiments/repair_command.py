@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fspmu.detection import DEFAULT
+from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.opening import open_model
 from fspmu.errors import InputError, check_settings, choose
 from fspmu.experiments.folders import Outcome, finish, finished, folder_for, make_run, precision_config
@@ -12,8 +15,8 @@ from fspmu.experiments.repair_options import RepairModel
 from fspmu.experiments.reporting import report_after
 from fspmu.repairing import carry_out
 from fspmu.results.store import config_hash
-from fspmu.stages.asking import KEEPS, Asked, check_repeated, config_of
-from fspmu.stages.choosing import choose_detection
+from fspmu.stages.asking import KEEPS, Asked, check_given, check_repeated, config_of
+from fspmu.stages.choosing import Choice, choose_detection
 from fspmu.stages.taking_in import take_in
 from fspmu.stages.writing import write_repair
 
@@ -69,6 +72,7 @@ def _check(options: RepairModel) -> None:
         if part is not None:
             check_settings(part)
     choice = choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
+    check_given(options.forget, _finding_asked_for(options, choice))
     check_repeated(options.rounds, choice, options.forget)
     choose(KEEPS, options.keep, "value of keep")
     if options.forget is not None and not options.forget.expanduser().is_file():
@@ -80,6 +84,19 @@ def _check(options: RepairModel) -> None:
             f"--detector {options.detector} reads how the model learned each sample in its own training, which nobody kept; "
             "--detector probe trains a fresh network and keeps that instead"
         )
+
+
+def _finding_asked_for(options: RepairModel, choice: Choice) -> list[str]:
+    """Return the flags that say how to find wrong labels, as far as they say anything but what happens anyway."""
+    usual, apart = choose_detection(options.detector, None, options.cut, None), list[str]()
+    if options.detector != DEFAULT:
+        apart.append(f"--detector {options.detector}")
+    if options.cut is not None:
+        apart.append(f"--cut {options.cut}")
+    for ours, theirs in ((choice.settings, usual.settings), (choice.cut_settings, usual.cut_settings), (options.split, SplitSettings())):
+        told = asdict(theirs)
+        apart += [f"--{name.replace('_', '-')} {value}" for name, value in asdict(ours).items() if value != told[name]]
+    return apart
 
 
 def handed_back(record: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fspmu.data.images import Images
 from fspmu.data.sources import load_unlabelled
+from fspmu.data.split import indices_of
 from fspmu.detection.label_issues import write_issues
 from fspmu.engine.checkpoint import describe, load, load_tensors, save_model, save_tensors
 from fspmu.engine.inference import accuracy_of, predict
@@ -117,8 +118,8 @@ def unlearn(options: Unlearn) -> Outcome:
 
 
 def _with_training(own: Mapping[str, Any], before: Mapping[str, Any]) -> Json:
-    """Return what the stages of a repair cost, and those of the training that it stands on, without its tests."""
-    return dict(own) | {stage: spent for stage, spent in before.items() if stage != "evaluation"}
+    """Return what the stages of a repair cost, and those of the run that it stands on, without its tests and what is done anew."""
+    return {stage: spent for stage, spent in before.items() if stage != "evaluation"} | dict(own)
 
 
 def _write_repair(repaired: Mended, issues: pd.DataFrame, folder: Path, opened: OpenedRun) -> None:
@@ -198,7 +199,10 @@ def _measure(opened: OpenedRun, config: Json, run: Run) -> Json:
         per_class = {name: float(right[given == k].float().mean()) if bool((given == k).any()) else None for k, name in enumerate(images.class_names)}
         return {"accuracy": accuracy_of(logits, given), "true_accuracy": None if truth is None else accuracy_of(logits, truth), "per_class": per_class}
 
-    figures = {"train": measure(opened.images, opened.truth), "test": None if opened.test is None else measure(opened.test, None)}
+    images, truth = opened.images, opened.truth
+    if (aside := opened.labels.get("held_out")) is not None and bool(aside.any()):  # the model was not trained on these
+        images, truth = images.subset(indices_of(~aside)), None if truth is None else truth[~aside]
+    figures = {"train": measure(images, truth), "test": None if opened.test is None else measure(opened.test, None)}
     record = make_record(
         config=config,
         data=opened.record["data"],
@@ -234,7 +238,7 @@ def predict_images(options: Predict) -> tuple[pd.DataFrame, Path | None]:
     with folder_for(options.compute.out, config, options.compute, run) as folder:
         path = folder.path / "predictions.csv"
         if folder.finished:
-            return pd.read_csv(path, dtype={"predicted_label": str}), path
+            return pd.read_csv(path, dtype={"path": str, "predicted_label": str}, keep_default_na=False), path
         table = _predict(model, images, run)
         if run.processes.main:
             write_text(path, table.to_csv(index=False, float_format="%.6g"))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fspmu.report.panels import rounded, truth_of
 from fspmu.report.run_files import RunFiles
+from fspmu.results.cells import APART
 
 Json = dict[str, Any]
 
@@ -44,6 +45,7 @@ def items(files: RunFiles) -> Json:
     none = [None] * (len(rows) - len(train))
     held = files.labels.get("held_out", np.zeros(len(files.issues), dtype=bool))[train].astype(bool).tolist()
     truth = truth_of(files)
+    scores = files.split.get("score", np.full(len(files.issues), np.nan))[train]
     columns: Json = {
         "suspects": suspects,
         "suspects_total": int(files.material.get("suspects_total", files.issues["is_label_issue"].sum())),
@@ -54,7 +56,7 @@ def items(files: RunFiles) -> Json:
         "suggested": files.codes("suggested_label")[train].tolist() + sides[len(train) :],
         "confidence": [row[0][1] if row else None for row in before],
         "noise": [rounded(value) for value in table["noise_probability"]] + none,
-        "score": [rounded(value) for value in files.split.get("score", np.full(len(files.issues), np.nan))[train]] + none,
+        "score": [rounded(value) for value in scores] + none,
         "action": table["action"].tolist() + ["retain"] * len(none),
         "true": None if truth is None else truth[train].tolist() + given[len(train) :].tolist(),
         "before": before,
@@ -64,7 +66,7 @@ def items(files: RunFiles) -> Json:
         "tile": _tiles(files, len(rows)),
     }
     columns |= _neighbours(files, len(rows), suspects)
-    return columns | {"reasons": _reasons(files, columns, table)}
+    return columns | {"reasons": _reasons(files, columns, table, scores)}
 
 
 def _padded(values: NDArray[np.int64], count: int) -> list[int]:
@@ -74,7 +76,7 @@ def _padded(values: NDArray[np.int64], count: int) -> list[int]:
 def _apart_ids(files: RunFiles) -> list[str]:
     """Return the ids of evaluation images, told apart from a training image of the same id."""
     own = set(files.issues["id"])
-    return [f"evaluation: {identity}" if identity in own else identity for identity in files.material.get("evaluation_ids", [])]
+    return [f"{APART}{identity}" if identity in own else identity for identity in files.material.get("evaluation_ids", [])]
 
 
 def _opinions(files: RunFiles, name: str, train: NDArray[np.int64]) -> list[list[list[Any]]]:
@@ -116,7 +118,7 @@ def _neighbours(files: RunFiles, count: int, suspects: int) -> Json:
     return {"near": lines + [[] for _ in range(rest)], "near_same": [rounded(value) for value in same] + [None] * rest}
 
 
-def _reasons(files: RunFiles, columns: Json, table: Any) -> list[list[str]]:
+def _reasons(files: RunFiles, columns: Json, table: Any, scores: NDArray[Any]) -> list[list[str]]:
     """Return why each suspect looks wrong, in short; nothing for others."""
     said = table["decided"].tolist() if "decided" in table else [""] * len(table)
     threshold = (files.record["detection"].get("mixture") or {}).get("threshold")
@@ -125,11 +127,11 @@ def _reasons(files: RunFiles, columns: Json, table: Any) -> list[list[str]]:
         if item >= columns["suspects"]:
             found.append([])
             continue
-        score, same, before = columns["score"][item], columns["near_same"][item], columns["before"][item]
+        same, before = columns["near_same"][item], columns["before"][item]
         other = bool(before) and before[0][0] != columns["given"][item]
         marks = {
             f"decided by a person: {said[item]}": bool(said[item]),
-            "score above the threshold": threshold is not None and score is not None and score > threshold,
+            "score above the threshold": threshold is not None and bool(scores[item] > threshold),
             "the model predicts another class": other,
             "the model is sure of another class": other and before[0][1] >= SURE,
             "neighbours have other labels": same is not None and same < 0.5,

@@ -141,7 +141,7 @@ def curves(files: RunFiles) -> list[Json]:
         for name, value in line.items():
             if name in ("stage", "epoch", *OTHER) or isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
                 continue
-            told, accuracy = name.replace("_", " "), "accuracy" in name
+            told, accuracy = name.replace("_", " "), "accuracy" in name or "agreement" in name
             title = f"Accuracy by epoch of {stage}" if accuracy else f"Loss of {stage}: {told}"
             x, y = found["accuracy" if accuracy else "loss", title].setdefault(told, ([], []))
             x.append(int(line.get("epoch", 0)))

@@ -2,6 +2,8 @@
 
 import re
 
+APART = "evaluation: "
+"""Stands before the id of an evaluation image where a training image has the same id."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ class Asked:
         """Detector and cut with all their settings; raises InputError as `choose_detection` does."""
         return choose_detection(self.detector, self.detector_settings, self.cut, self.cut_settings)
 
+    def settings_for(self, network: Classifier) -> Any:
+        """Return how to unlearn: as asked for, or as it suits the network and what is known of its labels."""
+        return self.settings or suitable_settings(self.method, network, self.preset, known=self.forget is not None)
+
+
+def check_given(forget: Any, finding: Sequence[str]) -> None:
+    """Raise InputError where somebody says what is wrong, and how to find it is asked for too, under these names."""
+    if forget is not None and finding:
+        raise InputError(f"forget says already what is wrong, and {' and '.join(finding)} would say how to find it; leave one of them out")
+
 
 def check_repeated(rounds: Rounds, choice: Choice, forget: Any) -> None:
     """Raise InputError for rounds that cannot be: not at all, not with this detector, or not with a forget set, which no round may find anew."""
@@ -107,7 +118,7 @@ def config_of(taken: Taken, asked: Asked, run: Run) -> dict[str, Any]:
     choice = asked.choice
     check_repeated(asked.rounds, choice, asked.forget)
     network = taken.model
-    settings = asked.settings or suitable_settings(asked.method, network, asked.preset)
+    settings = asked.settings_for(network)
     check_kind(settings, method.settings, "settings")
     check_settings(asked.split)
     if asked.truth is not None and asked.truth.shape != taken.images.given_labels.shape:

@@ -1,7 +1,7 @@
 """The second half of a repair: what was found -> forget it, recover on the rest -> what changed."""
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -126,14 +126,17 @@ def say_if_worse(mended: Mended, run: Run) -> None:
         run.notices.insert(0, run.notices.pop())
 
 
-def suitable_settings(method: str, model: Classifier | None, preset: str | None = None) -> Any:
+def suitable_settings(method: str, model: Classifier | None, preset: str | None = None, *, known: bool = False) -> Any:
     """Return the settings of the named preset of `method`, or of the one that suits how `model` was trained; of a model that nobody knows, by cross-entropy.
+
+    known: somebody knows what is wrong, so that without a preset labels count by masks, whatever probability stands beside them.
 
     Raises InputError when the method has no such preset.
     """
     chosen = choose(UNLEARNING, method, "method")
     if preset is None:
-        return chosen.suited(training_of(model).preset)
+        settings = chosen.suited(training_of(model).preset)
+        return replace(settings, weighting="masks") if known and hasattr(settings, "weighting") else settings
     if not chosen.presets:
         raise InputError(f"{method} has no presets; leave --preset out")
     return choose(chosen.presets, preset, f"preset of {method}")

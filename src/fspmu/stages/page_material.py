@@ -202,8 +202,8 @@ def _evaluation_opinions(seen: Seen, places: list[int]) -> dict[str, Tensor]:
     device = next(seen.mended.model.parameters()).device
     preprocessing = seen.before.description.preprocessing if seen.before.description else seen.evaluation.preprocessing
     found = {"evaluation_given": seen.evaluation.given_labels.cpu()[places]}
-    for name, model in (("before", copy.deepcopy(seen.before).to(device)), ("after", seen.mended.model)):
-        model.eval()
+    for name, whose in (("before", seen.before), ("after", seen.mended.model)):
+        model = copy.deepcopy(whose).to(device).float().eval()  # theirs keep mode and number format: by now they may be in their owner's hand
         batches = read_batches(seen.evaluation.pixels, torch.split(torch.tensor(places), 50))
         parts = [model(normalise(pixels.to(device), preprocessing)).logits.float().cpu() for pixels in batches]
         found[f"evaluation_logits_{name}"] = torch.cat(parts)

@@ -27,7 +27,7 @@ from fspmu.stages.choosing import Choice, choose_detection
 from fspmu.stages.deciding import Decided, decide_found
 from fspmu.stages.finding import Detection, detection_of, find_label_issues, prepared, score_at, split_among
 from fspmu.stages.gathering import views_wanted
-from fspmu.stages.mending import Mended, mend
+from fspmu.stages.mending import Mended, fitted_settings, mend, suitable_settings
 
 _ROWS = 65_536
 """Samples whose predictions are divided at a time."""
@@ -85,6 +85,8 @@ def repair_rounds(
     first = replace(found or find_label_issues(model, images, **how, truth=truth, run=run), looked=None)  # which may be as large as the images
     first = first if decided is None else decide_found(first, decided, images)
     labels = None if decided is None else decided.new_labels
+    if settings is None:
+        settings = fitted_settings(suitable_settings(method, model), method, model, images, first.split, run)
     asked: dict[str, Any] = {"method": method, "settings": settings, "truth": truth}
     exactly = getattr(settings, "weighting", "masks") != "masks" or getattr(settings, "stop", "last") != "last"
     if rounds.rounds == 1:
@@ -94,7 +96,7 @@ def repair_rounds(
     for number in range(1, rounds.rounds + 1):
         own = _run_of_round(run, number, rounds.rounds)
         if mended is not None:
-            seen, labels = look_again(mended.model, images, rounds, first, how, decided, truth, own)
+            seen, labels = look_again(mended.model, images, rounds, first, how, decided, truth, _looking(own, number))
             if _same(seen.split, labels, latest.split, latest_labels, exactly):
                 run.notice(f"round {number} finds what round {number - 1} found: the repair of that round is kept")
                 _add_costs(run, own)
@@ -203,6 +205,11 @@ def _run_of_round(run: Run, number: int, total: int) -> Run:
         return replace(run, **own)
     folder = None if run.folder is None else RunFolder(run.folder.state / f"round-{number}")
     return replace(run, folder=folder, tracker=None, **own)
+
+
+def _looking(run: Run, number: int) -> Run:
+    """Return the run for the look of a round, with a place of its own for what it trains: in the run's folder lies what the first look trained."""
+    return run if run.folder is None else replace(run, folder=RunFolder(run.folder.state / f"look-{number}"), tracker=None)
 
 
 def _add_costs(run: Run, own: Run) -> None:

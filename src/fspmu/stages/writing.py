@@ -17,7 +17,7 @@ from fspmu.centroids import class_centroids
 from fspmu.detection.label_issues import write_issues
 from fspmu.engine.checkpoint import save_model, save_tensors
 from fspmu.engine.handing_back import hand_back
-from fspmu.engine.inference import Predictions
+from fspmu.engine.inference import Predictions, within
 from fspmu.engine.model_card import CardFacts, Measured
 from fspmu.engine.run import Run
 from fspmu.errors import InputError
@@ -126,7 +126,7 @@ def write_predictions(folder: Path, before: Predictions, after: Predictions | No
     tensors["centroids"] = class_centroids(before.features[kept], logits[kept].softmax(1))
     for name, seen in (("before", before), ("after", after)):
         if seen is not None:
-            tensors |= {f"logits_{name}": seen.logits, f"features_{name}": seen.features.half()}
+            tensors |= {f"logits_{name}": seen.logits, f"features_{name}": within(seen.features, torch.float16)}
     save_tensors(folder / "predictions.safetensors", tensors)
 
 
@@ -156,6 +156,7 @@ def _card_facts(work: Work, record: Json) -> CardFacts:
         samples=len(images),
         forgotten=split.counts["forget"],
         retained=split.counts["retain"],
+        unused=int((~(split.retain | split.forget)).sum()),
         detector=work.mended.detection.report["detector"],
         method=work.mended.report["method"],
         forgotten_by_class={images.class_names[k]: (count, counts[k]) for k, count in forgotten.most_common()},

@@ -74,9 +74,7 @@ class Settings:
     weighting: Literal["masks", "clean-probability"] = "masks"
     """masks: every sample of a pass counts the same. clean-probability: it counts by P(clean) in the retain pass and by the rest of 1 in the forget pass."""
     retain_above: float = 0.2
-    """With --weighting clean-probability: samples with P(clean) above this are retained. It is also the least that a retained sample counts for."""
-    forget_above: float = 0.5
-    """With --weighting clean-probability: samples with 1 - P(clean) above this are forgotten."""
+    """With --weighting clean-probability: what is forgotten is retained too if P(clean) is above this. The least, too, that a retained sample counts for."""
     schedule: Literal["steps", "cosine"] = "steps"
     """steps: the learning rate falls at the milestones. cosine: it falls to nothing along half a cosine, before every step."""
     unlabelled: float = 0.0
@@ -152,7 +150,7 @@ def chosen_parts(split: Split, settings: Settings, run: Run) -> tuple[Part, Part
     """
     check_settings(settings)
     split.check_retain()
-    retained, forgotten = parts_of(split, settings.weighting, settings.retain_above, settings.forget_above)
+    retained, forgotten = parts_of(split, settings.weighting, settings.retain_above)
     return retained.to(run.device), forgotten.to(run.device)
 
 

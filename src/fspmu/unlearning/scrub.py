@@ -8,6 +8,7 @@ Source: Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023; doc
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,6 @@ from fspmu.data.split import Split
 from fspmu.engine.inference import evaluate
 from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import set_lr, sgd, step_decay, train_epoch
-from fspmu.errors import choose
 from fspmu.losses import distillation
 from fspmu.models.classifier import Classifier, copy_of, frozen
 
@@ -44,8 +44,8 @@ class Settings:
     """Samples per step of a forget pass."""
     retain_batch: int = 128
     """Samples per step of a retain pass."""
-    optimizer: str = "sgd"
-    """sgd or adam."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Which steps are made along the gradient."""
     lr: float = 5e-4
     """Learning rate."""
     milestones: tuple[int, ...] = ()
@@ -103,7 +103,6 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
 
 def make_optimizer(model: Classifier, settings: Settings) -> torch.optim.Optimizer:
     """Return the optimiser that the settings name."""
-    choose({"sgd": None, "adam": None}, settings.optimizer, "optimizer")
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
     return sgd(model, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)

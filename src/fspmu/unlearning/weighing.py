@@ -1,7 +1,7 @@
 """Who takes part in the retain and the forget pass, and how much each sample counts there.
 
 masks              the masks of the split, every sample counts the same: as published
-clean-probability  retain: everybody with P(clean) above a level, by P(clean); forget: everybody with 1 - P(clean) above a level, by that
+clean-probability  forget: whom the split forgets, by 1 - P(clean); retain: whom it retains, and of those others with P(clean) above a level, by P(clean)
 Weights are divided by their mean over the pass, so that the learning rate means the same.
 """
 
@@ -35,18 +35,17 @@ class Part:
         return Part(self.chosen, None if self.weights is None else self.weights.to(device))
 
 
-def parts_of(split: Split, weighting: str, retain_above: float, forget_above: float) -> tuple[Part, Part]:
+def parts_of(split: Split, weighting: str, retain_above: float) -> tuple[Part, Part]:
     """Return who is retained and who is forgotten; with `weighting` "masks" what the split says.
 
-    By clean probability a sample may be in both. One that is in neither mask stays out of both: it was left out on purpose. One that the split retains is
-    retained whatever its probability, and counts for no less than `retain_above`: so the floor under a class holds.
+    By clean probability what is forgotten may be retained as well. What is in neither mask stays out of both: it was left out on purpose. What the split
+    retains is retained whatever its probability, and counts for no less than `retain_above`: so the floor under a class holds.
     """
     if weighting == "masks":
         return Part(split.retain), Part(split.forget)
     clean = torch.where(split.clean_probability.isnan(), split.retain.to(split.clean_probability.dtype), split.clean_probability).double()
-    asked = split.retain | split.forget
-    retain, forget = split.retain | (asked & (clean > retain_above)), asked & (1 - clean > forget_above)
-    return Part(retain, _scaled(clean.clamp(min=retain_above), retain)), Part(forget, _scaled(1 - clean, forget))
+    retain = split.retain | (split.forget & (clean > retain_above))
+    return Part(retain, _scaled(clean.clamp(min=retain_above), retain)), Part(split.forget, _scaled(1 - clean, split.forget))
 
 
 def _scaled(weights: Tensor, chosen: Tensor) -> Tensor:
