@@ -394,6 +394,22 @@ def test_finished_evaluations_and_predictions_are_left_as_they_are(plain, tmp_pa
         assert states[0] == states[1]
 
 
+def test_predictions_of_a_class_called_none_are_read_again(tmp_path, capsys):
+    from PIL import Image
+
+    for name in ("None", "nan"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    flags = ["--dataset", tmp_path / "photos", "--model", "smallcnn", "--width", "4", "--epochs", "1", "--precision", "fp32"]
+    assert in_process(capsys, "pretrain", *flags, "--out", tmp_path / "run")[0] == 0
+    told = [in_process(capsys, "predict", tmp_path / "run", "--images", tmp_path / "photos", "--out", tmp_path / "out", "--resume", "--json") for _ in range(2)]
+    assert [code for code, _, _ in told] == [0, 0], told[1][2]
+    assert [[row["predicted_label"] for row in json.loads(out)["predictions"]] for _, out, _ in told][1] == [
+        row["predicted_label"] for row in json.loads(told[0][1])["predictions"]
+    ]
+
+
 def test_a_run_is_opened_again_without_its_data_flag(data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("FSPMU_DATA_DIR")
     flags = ["--dataset", "cifar10", "--data-dir", data_dir, "--limit", "60", "--test-limit", "30", "--width", "8", "--epochs", "1", "--precision", "fp32"]

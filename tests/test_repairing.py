@@ -14,6 +14,7 @@ import fspmu
 from fspmu.data.images import Images
 from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import COLUMNS
+from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.checkpoint import build_model
 from fspmu.engine.run import Run
 from fspmu.errors import EmptySplit, InputError
@@ -323,8 +324,18 @@ def test_what_is_remarkable_about_a_forget_set_becomes_a_notice():
     nothing = repair(forget=[])
     assert same(nothing.model, memorised()) and not nothing.issues["is_label_issue"].any()
     assert any("nothing will be forgotten" in text for text in nothing.record["warnings"])
-    with pytest.raises(InputError, match="leave one of them out"):
-        repair(forget=[1], detector="gmm")
+    for finding in ({"detector": "gmm"}, {"cut": "otsu"}, {"split": SplitSettings(threshold=0.9)}):
+        with pytest.raises(InputError, match=f"{next(iter(finding))} would say how to find it; leave one of them out"):
+            repair(forget=[1], **finding)
+
+
+def test_a_forget_set_is_taken_at_its_word_whatever_score_stands_beside():
+    data = digits()
+    wrong = (data.given != data.truth).numpy()
+    table = pd.DataFrame({"is_label_issue": wrong, "label_quality": np.where(wrong, 0.6, 0.3), "given_label": data.given.numpy()})
+    scored, plain = (repair(forget=forget, keep="always", settings=None) for forget in (table, wrong))
+    assert same(scored.model, plain.model) and scored.record["unlearning"]["settings"]["weighting"] == "masks"
+    assert scored.issues["label_score"][wrong].tolist() == pytest.approx([0.6] * int(wrong.sum())), "the table's own scores are handed back"
 
 
 # ---- where images lie, and what is said

@@ -79,7 +79,7 @@ class Repair:
         target.open(self.record["config"], resume=True)  # what a save that failed left there is written anew
         try:
             if target.finished:
-                raise InputError(f"{target.path} holds this result already; give another folder")
+                raise InputError(f"{target.path} already holds this result; give another folder")
             write_repair(self.work, self.issues, self.record, target.path)
             target.finish()
         finally:

@@ -151,3 +151,10 @@ def test_any_id_and_class_survives_a_csv_file(tmp_path_factory, data):
         list(order)
     ].tolist()
     assert [each.row for each in read_corrections(path, names, ids, labels)] == list(order)
+
+
+def test_what_a_page_says_of_images_apart_is_left_out(tmp_path):
+    found = read(tmp_path, HEADER + "evaluation: ant/0.png,ant,bee,accept\nant/0.png,ant,,keep\n")
+    assert [(each.id, each.decision) for each in found] == [("ant/0.png", "keep")]
+    ours = read_corrections(tmp_path / "seen.csv", NAMES, ["evaluation: ant/0.png", *IDS[1:], "ant/0.png"], torch.tensor([0, 1, 2, 0, 0]))
+    assert [each.decision for each in ours] == ["accept", "keep"], "an image may be called so itself"

@@ -112,3 +112,16 @@ def test_cleanlab_is_not_needed(monkeypatch):
     _, images, _, _, table = make(12)
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     assert len(read_forget_set(to_cleanlab(table, NAMES), images.ids, None, images.given_labels, NAMES).forget) == 12
+
+
+def test_what_nobody_judged_is_no_issue_and_may_be_read_again():
+    _, images, _, probabilities, _ = make(count=9)
+    aside, wrong = torch.arange(9) >= 7, torch.arange(9) < 2
+    split = Split(~wrong & ~aside, wrong, torch.where(wrong, 0.1, 0.9).masked_fill(aside, torch.nan))
+    table = label_issues(images, split, opinions_of(probabilities, images.given_labels))
+    assert table["is_label_issue"].tolist() == wrong.tolist() and table["action"].tolist() == ["forget"] * 2 + ["retain"] * 5 + ["review"] * 2
+    assert (table["suggested_label"] == table["given_label"])[aside.numpy()].all()
+    text = pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
+    back = read_forget_set(text, images.ids, None, images.given_labels, NAMES)
+    assert back.forget.tolist() == wrong.tolist() and back.retain.tolist() == split.retain.tolist()
+    assert back.clean_probability.isnan().tolist() == aside.tolist()

@@ -17,6 +17,7 @@ FACTS = CardFacts(
     samples=1000,
     forgotten=123,
     retained=850,
+    unused=27,
     detector="gmm",
     method="fspmu",
     forgotten_by_class={"finch": (23, 400), "owl": (100, 500), "kiwi": (0, 100)},
@@ -203,3 +204,16 @@ def test_an_interval_holds_the_share_and_stays_within_zero_and_one(samples, shar
     assert 0 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1
     wider = wilson_interval(share, max(1, samples // 2))
     assert high - low <= wider[1] - wider[0] + 1e-12
+
+
+def test_figures_are_those_of_the_weights_beside_the_card():
+    measured = Measured(0.8, 0.35, 500, trusted=True)
+    for accepted, value, name in ((True, 0.35, "accuracy after the repair"), (False, 0.8, "accuracy")):
+        metric = header(model_card(replace(FACTS, measured=measured, accepted=accepted)))["model-index"][0]["results"][0]["metrics"][0]
+        assert (metric["value"], metric["name"]) == (value, name)
+
+
+def test_labels_that_are_forgotten_and_retained_are_not_counted_below_nothing():
+    assert "10 of 100 labels (10.00 %) were forgotten, 95 retained, 3 used for neither" in model_card(
+        replace(FACTS, samples=100, forgotten=10, retained=95, unused=3)
+    )

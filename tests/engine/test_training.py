@@ -88,7 +88,7 @@ def test_steps_are_textbook_sgd(clip):
     assert clip is None or clipped
     for name, value in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=1e-6)
-    assert reported["ce"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert reported["ce"] == pytest.approx(np.average(losses, weights=[16, 16, 8]), rel=1e-5)
     assert set(reported) == {"ce", "length"}
 
 
@@ -296,3 +296,17 @@ def test_accuracy():
     assert accuracy(model, images.with_labels(predicted), Run()) == 1.0
     assert accuracy(model, images.with_labels((predicted + 1) % 5), Run()) == 0.0
     assert evaluate(model, Run()) is None and evaluate(model, Run(evaluation=images.with_labels(predicted))) == 1.0
+
+
+def test_figures_of_an_epoch_are_means_over_samples():
+    images, model = make_images(130), without_norm()
+    batches = Batches(images, torch.arange(130), 128, seeded(5))
+
+    def told(model, batch):
+        return F.cross_entropy(model(batch.images).logits, batch.given_labels), {"of_128": torch.tensor(float(len(batch) == 128))}
+
+    found = train_epoch(model, batches, told, sgd(model, 0.0), Run())
+    assert found["of_128"] == pytest.approx(128 / 130)
+    with torch.no_grad():
+        expected = F.cross_entropy(model(normalise(images.pixels, images.preprocessing)).logits, images.given_labels)
+    assert found["loss"] == pytest.approx(float(expected), rel=1e-5)

@@ -195,6 +195,10 @@ def test_the_table_of_a_former_run_says_what_to_forget(repaired, home, tmp_path,
     assert code == 0 and record["detection"]["detector"] == "given", err
     theirs, ours = (pd.read_csv(folder / "label_issues.csv").set_index("id") for folder in (out, tmp_path / "out"))
     assert theirs["forget"].equals(ours["forget"]) and ours["forget"].sum() == record["detection"]["forget"] > 10
+    assert record["unlearning"]["settings"]["weighting"] == "masks", "what somebody says is wrong is wrong"
+    for flags_of_finding in (["--cut", "otsu"], ["--detector", "knn"], ["--threshold", "0.9"], ["--views", "2"]):
+        code, _, err = in_process(capsys, *OWN, *SHORT, "--forget", out / "label_issues.csv", *flags_of_finding, "--out", tmp_path / "none")
+        assert code == 2 and " ".join(flags_of_finding) in err and "leave one of them out" in err and not (tmp_path / "none").exists()
     edited = theirs.assign(given_label=theirs["given_label"].replace("owl", "eagle")).reset_index()
     edited.to_csv(tmp_path / "edited.csv", index=False)
     code, _, err = in_process(capsys, *OWN, *SHORT, "--forget", tmp_path / "edited.csv", "--out", tmp_path / "none")

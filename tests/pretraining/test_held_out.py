@@ -8,14 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 from fspmu.cli import main
+from fspmu.data.augment import normalise
 from fspmu.data.images import Images
-from fspmu.engine.checkpoint import build_model
+from fspmu.data.sources import DataOptions, load_source
+from fspmu.engine.checkpoint import build_model, load
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings
 from fspmu.models.classifier import Description
 from fspmu.pretraining import METHODS, cross_entropy
 from fspmu.pretraining.trained import held_out_mask
 from fspmu.pretraining.two_networks import training_mask
+from fspmu.report.run_files import read_issues
 
 
 def make_images(count=40):
@@ -79,7 +82,17 @@ def test_a_run_with_images_aside_is_judged_and_repaired_without_them(tmp_path, c
     split = load_file(tmp_path / "repaired" / "split.safetensors")
     assert split["score"][aside].isnan().all() and split["score"][~aside].isfinite().all()
     assert not split["retain"][aside].any() and not split["forget"][aside].any() and (split["retain"] | split["forget"])[~aside].all()
+    issues = read_issues(tmp_path / "repaired" / "label_issues.csv")
+    assert not issues["is_label_issue"][aside.numpy()].any() and found["detection"]["issues"] == issues["is_label_issue"].sum() > 0
     assert torch.equal(load_file(tmp_path / "repaired" / "labels.safetensors")["held_out"], aside), "whoever works on the repaired model knows it too"
+    measured = command(capsys, "evaluate", tmp_path / "run")["evaluation"]["train"]
+    model, data = load(tmp_path / "run"), load_source("digits", DataOptions(limit=200)).train
+    with torch.no_grad():
+        right = model(normalise(data.pixels, model.description.preprocessing)).logits.argmax(1) == load_file(tmp_path / "run" / "labels.safetensors")["given"]
+    assert measured["accuracy"] == pytest.approx(float(right[~aside].double().mean())), "of those alone that it was trained on"
+    again = command(capsys, "unlearn", tmp_path / "repaired", "--detector", "gmm", "--epochs", "1", "--out", tmp_path / "twice")
+    assert again["passes"]["pretraining"] == found["passes"]["pretraining"]
+    assert again["passes"]["detection"]["forward"] < found["passes"]["detection"]["forward"], "what it cost itself"
     survey = command(capsys, "survey", tmp_path / "run", "--detectors", "combined,trajectory", "--cuts", "sign", "--views", "1")["survey"]
     scores = load_file(tmp_path / "run" / "survey" / "scores.safetensors")
     assert survey["samples"] == 160 and torch.equal(scores["combined"].isnan(), aside) and torch.equal(scores["trajectory"].isnan(), aside)

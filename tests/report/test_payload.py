@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 from sample_payload import HOSTILE, sample_payload
 
 from fspmu.errors import InputError
+from fspmu.report.items import items
 from fspmu.report.page import render_page, script_json
-from fspmu.report.panels import MOST_BINS, bins_of, noise_at, threshold_between
+from fspmu.report.panels import MOST_BINS, bins_of, curves, noise_at, threshold_between
 from fspmu.report.payload import build_payload
 from fspmu.report.run_files import read_issues, read_run
 from fspmu.report.verdicts import command_of
@@ -238,3 +239,19 @@ def test_the_command_repeats_the_run():
         assert asdict(getattr(options, name)) == config[name]
     assert (options.cut, options.compute.seed) == ("otsu", config["seed"])
     assert command_of(replace(files, config={"command": "repair"}, material={})) == ""
+
+
+def test_scores_are_compared_as_they_are_and_not_as_they_are_shown():
+    files = read_run(repaired())
+    score, threshold = files.split["score"], files.record["detection"]["mixture"]["threshold"]
+    tiny = {**files.record["detection"], "mixture": {**files.record["detection"]["mixture"], "threshold": threshold * 1e-6}}
+    small = replace(files, split={**files.split, "score": score * 1e-6}, record={**files.record, "detection": tiny})
+    above = [["score above the threshold" in reasons for reasons in items(each)["reasons"]] for each in (files, small)]
+    assert above[0] == above[1] and any(above[0])
+
+
+def test_agreement_is_charted_as_the_share_that_it_is():
+    files = replace(read_run(repaired()), metrics=[{"stage": "unlearning", "epoch": 1, "forget": -1.5, "forgotten_agreement": 0.25}])
+    charts = {chart["panel"]: chart for chart in curves(files)}
+    assert charts["accuracy"]["unit"] == "%" and charts["accuracy"]["series"] == [{"label": "forgotten agreement", "x": [1], "y": [25.0]}]
+    assert [series["label"] for series in charts["loss"]["series"]] == ["forget"]

@@ -273,3 +273,26 @@ def test_what_is_known_of_the_model_as_it_was_says_nothing_of_a_repaired_one(mod
 def test_rounds_that_cannot_be(model, digits, asked, sentence):
     with pytest.raises(InputError, match=sentence):
         repair_rounds(model, digits[0], asked, settings=FEW, run=Run())
+
+
+def test_a_probe_of_the_last_look_is_paid_for_once(model, digits, tmp_path):
+    finding = {"detector": "gmm-probe", "settings": replace(DETECTORS["gmm-probe"].settings, probe_epochs=1)}
+    asked = {"settings": replace(FEW, epochs=1), "finding": finding}
+    costs = []
+    for folder in (None, RunFolder(tmp_path / "run")):
+        if folder is not None:
+            folder.open({"a": 1}, resume=False)
+        run = Run(folder=folder)
+        costs.append((state_of(repair_rounds(model, digits[0], Rounds(2, "detector"), run=run, **asked).model), run.passes))
+        if folder is not None:
+            folder.close()
+    assert same(costs[0][0], costs[1][0]) and costs[0][1] == costs[1][1] and costs[0][1]["probe"]["backward"] == 2 * COUNT
+
+
+def test_rounds_without_settings_take_those_of_the_model(model, digits, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        module, "mend", lambda *_, settings, **how: seen.append(settings) or mend(model, digits[0], settings=FEW, found=how["found"], run=how["run"])
+    )
+    repair_rounds(model, digits[0], Rounds(2), run=Run())
+    assert seen and all(settings.weighting == "clean-probability" for settings in seen), "how sure a round is counts, so that none is taken for the one before"

@@ -18,6 +18,7 @@ import fspmu
 from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import COLUMNS, write_issues
 from fspmu.detection.splitting import SplitSettings
+from fspmu.engine.inference import Predictions
 from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.models.classifier import Classifier
@@ -25,6 +26,7 @@ from fspmu.report.run_files import read_issues
 from fspmu.results.store import RunFolder, differences
 from fspmu.stages.asking import Asked, config_of
 from fspmu.stages.taking_in import take_in
+from fspmu.stages.writing import write_predictions
 from memorised_digits import FEW, NAMES, build, digits, memorised, repair, same, write_folder
 
 ALWAYS = {
@@ -157,7 +159,7 @@ def test_saving_writes_the_same_files(finished, tmp_path, dtype):
     assert load_file(place / "model.safetensors")["0.weight"].dtype == dtype
     if model is not None:
         assert same(repair(model, out=first).model, result.model)
-    with pytest.raises(InputError, match="already holds this run"):
+    with pytest.raises(InputError, match="already holds this result"):
         result.save(place)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -254,3 +256,29 @@ def test_a_table_is_read_as_it_was_written(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("tables") / "label_issues.csv"
     write_issues(table, path)
     assert tables_agree(read_issues(path), table)
+
+
+def test_the_model_that_is_handed_back_keeps_its_mode_and_a_half_one_has_a_page(tmp_path):
+    data = digits()
+    given = copy.deepcopy(memorised()).train().half()
+    result = repair(given, out=tmp_path / "out", evaluation=(data.test_pixels, data.test_truth), keep="always", settings=replace(FEW, epochs=1))
+    assert result.model.training and result.model[0].weight.dtype == torch.float16
+    assert not [text for text in result.record["warnings"] if "the report has no" in text]
+    assert "evaluation_logits_after" in load_file(tmp_path / "out" / "page" / "material.safetensors")
+
+
+def test_features_beyond_float16_are_written_as_its_largest(tmp_path):
+    far = Predictions(torch.zeros(4, 2), torch.tensor([[1e5, 0.0], [-1e6, 1.0], [1.0, 2.0], [3.0, 4.0]]))
+    write_predictions(tmp_path, far, None, torch.ones(4, dtype=torch.bool))
+    assert load_file(tmp_path / "predictions.safetensors")["features_before"].isfinite().all()
+
+
+def test_saving_that_failed_midway_can_be_repeated(tmp_path, monkeypatch):
+    result = repair(keep="always", settings=replace(FEW, epochs=1))
+    with monkeypatch.context() as broken:
+        broken.setattr("fspmu.stages.writing.write_issues", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            result.save(tmp_path / "out")
+    assert not (tmp_path / "out" / "done").exists()
+    result.save(tmp_path / "out")
+    assert (tmp_path / "out" / "done").exists() and (tmp_path / "out" / "label_issues.csv").exists()

@@ -96,7 +96,9 @@ def repair_rounds(
     for number in range(1, rounds.rounds + 1):
         own = _run_of_round(run, number, rounds.rounds)
         if mended is not None:
-            seen, labels = look_again(mended.model, images, rounds, first, how, decided, truth, _looking(own, number))
+            looking = _looking(own, number)
+            seen, labels = look_again(mended.model, images, rounds, first, how, decided, truth, looking)
+            own.seconds, own._loaded = looking.seconds, looking._loaded
             if _same(seen.split, labels, latest.split, latest_labels, exactly):
                 run.notice(f"round {number} finds what round {number - 1} found: the repair of that round is kept")
                 _add_costs(run, own)
@@ -209,7 +211,7 @@ def _run_of_round(run: Run, number: int, total: int) -> Run:
 
 def _looking(run: Run, number: int) -> Run:
     """Return the run for the look of a round, with a place of its own for what it trains: in the run's folder lies what the first look trained."""
-    return run if run.folder is None else replace(run, folder=RunFolder(run.folder.state / f"look-{number}"), tracker=None)
+    return run if run.folder is None else replace(run, folder=RunFolder(run.folder.state / f"look-{number}"), tracker=None, _uncounted=[0, 0])
 
 
 def _add_costs(run: Run, own: Run) -> None:
