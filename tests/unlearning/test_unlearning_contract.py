@@ -259,7 +259,7 @@ def test_the_presets_of_scrub():
 
 
 def test_an_unknown_optimiser_is_named():
-    with pytest.raises(InputError, match="unknown optimizer 'adamm'; did you mean 'adam'"):
+    with pytest.raises(InputError, match="unknown --optimizer 'adamm'; did you mean 'adam'"):
         unlearn("scrub", with_norm(), settings=replace(METHODS["scrub"].settings, optimizer="adamm"))
 
 

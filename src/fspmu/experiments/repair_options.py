@@ -46,8 +46,8 @@ class RepairModel:
     method: str = "fspmu"
     """How to unlearn; see `fspmu methods`."""
     preset: str | None = None
-    """A named set of the method's settings. None: tuned-soft, with --forget tuned. Explicit flags win. A learning rate of your own is kept, another lowered
-    where that suits the model."""
+    """A named set of the method's settings. None: tuned-soft, or tuned where the forget set is given. Explicit flags win. A learning rate of your own
+    is kept, another lowered where that suits the model."""
     settings: Any = None
     fit: Annotated[bool, Suppress] = True
     """Whether the learning rate may be lowered to fit the model; what --lr says is not touched."""

@@ -20,6 +20,7 @@ from fspmu.data.split import Split
 from fspmu.engine.inference import evaluate
 from fspmu.engine.run import Forward, Run
 from fspmu.engine.training import set_lr, sgd, step_decay, train_epoch
+from fspmu.errors import check_settings
 from fspmu.losses import distillation
 from fspmu.models.classifier import Classifier, copy_of, frozen
 
@@ -102,7 +103,8 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
 
 
 def make_optimizer(model: Classifier, settings: Settings) -> torch.optim.Optimizer:
-    """Return the optimiser that the settings name."""
+    """Return the optimiser that the settings name; raises InputError for settings that are none."""
+    check_settings(settings)
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
     return sgd(model, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
