@@ -20,8 +20,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "coming_from_cleanlab.md"
 def main() -> None:
     """Run the page, print what came out."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    print(json.dumps(measured()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        print(json.dumps(measured()))
 
 
 def measured() -> dict[str, Any]:

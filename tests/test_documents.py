@@ -34,6 +34,7 @@ def test_measured_tables_are_those_of_the_records(name, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_the_code_of_the_cleanlab_page_repairs_both_ways(monkeypatch):
     pytest.importorskip("cleanlab")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
