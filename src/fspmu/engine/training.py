@@ -66,7 +66,8 @@ def train_epoch(
         samples += batch.total
         first_bad = torch.where(torch.isfinite(value), first_bad, first_bad.clamp(max=steps))
         for name, number in (values | {label: value}).items():
-            totals[name] = totals.get(name, torch.zeros_like(number)) + number * batch.total
+            share = number * batch.total
+            totals[name] = totals[name] + share if name in totals else share
         if steps % _CHECK_EVERY == 0:
             _refuse_non_finite(first_bad, run)
     _refuse_non_finite(first_bad, run)

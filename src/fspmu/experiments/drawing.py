@@ -4,14 +4,12 @@ from pathlib import Path
 
 from fspmu.data.images import Images
 from fspmu.engine.run import Run
-from fspmu.errors import check_settings
 from fspmu.experiments.experiment import Tsne
 from fspmu.report.figures import check_tsne, draw_tsne
 
 
 def check_picture(picture: Tsne, images: Images) -> None:
-    """Raise InputError for settings that are none, and when a picture is wanted that cannot be drawn."""
-    check_settings(picture)
+    """Raise InputError when a picture is wanted that cannot be drawn."""
     if picture.tsne:
         check_tsne(len(images), images.num_classes, picture.tsne_points, picture.tsne_perplexity)
 

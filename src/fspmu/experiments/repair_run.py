@@ -68,6 +68,7 @@ def unlearn(options: Unlearn) -> Outcome:
     """Write the repaired model of a run, and everything that shows what changed."""
     choice = _choice(options)
     check_rounds(options.rounds, choice)
+    check_settings(options.picture)
     opened = open_run(options)
     settings = options.settings or suitable_settings(options.method, opened.model, options.preset)
     check_settings(settings)
