@@ -12,6 +12,7 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fspmu.experiments.grids import GRIDS
@@ -115,9 +116,12 @@ def found_by_cuts(grid: str, columns: Sequence[str]) -> str:
 
 
 def accuracies(grid: str) -> str:
-    """Return the table of a grid's accuracies after the last epoch."""
+    """Return the table of a grid's accuracies after the last epoch: the rows that were measured, and the columns in which something was repaired."""
     kept = [result for result in results_of(grid) if not result.record.get("survey")]
-    return render(GRIDS[grid].layout, kept, ("last",), "markdown")
+    layout = GRIDS[grid].layout
+    measured, repaired = {result.cell[1] for result in kept}, {result.cell[2] for result in kept if result.cell[1] != "original"}
+    rows, columns = (tuple(name for name in names if name in wanted) for names, wanted in ((layout.rows, measured), (layout.columns, repaired)))
+    return render(replace(layout, rows=rows, columns=columns), kept, ("last",), "markdown")
 
 
 def distances(grid: str) -> str:
