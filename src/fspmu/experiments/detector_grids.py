@@ -53,6 +53,13 @@ SOFT_RECIPES = {
     "lr 0.005 delta 50 soft above .5": replace(_SOUGHT_SOFT, retain_above=0.5),
 }
 """The same where the default detector says how probable a wrong label is, retained above .2 where nothing else is said."""
+_PICKED = replace(_SOUGHT, lr=1e-2, delta=10.0, momentum_between="dropped")
+FORGETTING = {
+    "forgetting in full": _PICKED,
+    "a twentieth of forgetting": replace(_PICKED, eta=0.05, zeta=0.025),
+    "without forgetting": replace(_PICKED, forget_epochs=0),
+}
+"""How strongly to forget at the rate that was picked; a twentieth is what the published rate would move the weights by."""
 CLOSER = ("lr 0.005 delta 50", "lr 0.005 delta 10", "lr 0.01 delta 10")
 """What was tried on all kinds of noise: where the search began, and what was best on symmetric and asymmetric noise."""
 ROUTES: dict[str, dict[str, Any]] = {
@@ -179,6 +186,10 @@ def recipes() -> Grid:
         for recipes_of, detector in ((RECIPES, "known"), (SOFT_RECIPES, LEADING)):
             tried = {words: settings for words, settings in recipes_of.items() if noise in ("sym 35", "asym 30") or words.removesuffix(" soft") in CLOSER}
             runs += [repair_of(original, words, detector, settings=settings) for words, settings in tried.items() if detector != "known" or noise != "none 0"]
+        for words, settings in FORGETTING.items():
+            soft = replace(settings, weighting="clean-probability")
+            runs += [repair_of(original, words, "known", settings=settings)] if noise != "none 0" else []
+            runs += [repair_of(original, f"{words} soft", LEADING, settings=soft)]
     notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images, seed 7. By these the presets and defaults were chosen.",)
     return Grid(runs, detection_layout("recipes-small", runs, notes), seeds=1, first_seed=7)
 
