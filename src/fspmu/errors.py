@@ -87,7 +87,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("batch_size forget_batch retain_batch warm_up_batch", lambda value: value >= 2, "at least 2: batch norm has no statistics of one sample"),
     ("forget_epochs class_floor lr_step weight_decay variance_floor tolerance milestones seed", lambda value: value >= 0, "at least 0"),
     ("warm_up lambda_u penalty regulariser lr_end debias pseudo_weight agreement_after fmix_decay", lambda value: value >= 0, "at least 0"),
-    ("refinements prior_samples common_samples beside smallest separation unlabelled", lambda value: value >= 0, "at least 0"),
+    ("refinements prior_samples common_samples smallest separation unlabelled", lambda value: value >= 0, "at least 0"),
     ("lr probe_lr tsne_lr t temperature clip sharpening mixup fmix", lambda value: value > 0, "above 0"),
     ("share quality threshold beta noise_rate", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
     ("rho_start rho_end tau_conf agreement_share prior_memory", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from fspmu.detection import feature_margin
+from fspmu.detection import discriminant, feature_margin
+from fspmu.detection.depth import choose_depth, separation
+from fspmu.detection.discriminant import class_sums, estimate, fitted_discriminant, suitable_shrinkage
 from fspmu.detection.evidence import Evidence
-from fspmu.detection.feature_margin import Settings, choose_depth, class_sums, discriminant, estimate, separation
+from fspmu.detection.feature_margin import Settings
 from fspmu.errors import InputError
 
 PLAIN = Settings(refinements=0, shrinkage=0.0, prior_samples=0.0)
@@ -40,7 +42,7 @@ def test_two_gaussians_have_the_known_discriminant():
     """Means 0 and 4 and variance 4: d_0 - d_1 = (x^2 - (x - 4)^2) / 4 = 2 x - 4."""
     noise = 2 * torch.tensor([-1.0, 1.0]).repeat(1000)[:, None]
     features, labels = torch.cat([noise, noise + 4]), torch.arange(2).repeat_interleave(2000)
-    found = discriminant(features, labels, 2, PLAIN)
+    found = fitted_discriminant(features, labels, 2, PLAIN)
     places = torch.tensor([[-2.0], [2.0], [5.0]])
     zeros, ones = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
     torch.testing.assert_close(found.margins(places, zeros), torch.tensor([-8.0, 0.0, 6.0]), rtol=2e-3, atol=2e-3)
@@ -54,7 +56,7 @@ def test_it_is_sklearns_discriminant(share):
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=share, priors=[0.25] * 4, store_covariance=True)
     theirs.priors = torch.bincount(labels).numpy() / len(labels)  # which it weighs the covariances of the classes by
     theirs.fit(features.numpy(), labels.numpy())
-    ours = discriminant(features, labels, 4, Settings(refinements=0, shrinkage=share, prior_samples=0.0))
+    ours = fitted_discriminant(features, labels, 4, Settings(refinements=0, shrinkage=share, prior_samples=0.0))
     np.testing.assert_allclose(ours.means.numpy(), theirs.means_, rtol=1e-5, atol=1e-5)
     within = theirs.covariance_ * len(labels) / (len(labels) - 4)
     np.testing.assert_allclose(torch.linalg.inv(ours.precision).numpy(), within, rtol=1e-4, atol=1e-4)
@@ -70,7 +72,7 @@ def test_it_is_sklearns_discriminant(share):
 @pytest.mark.parametrize(("samples", "width", "share"), [(1000, 10, 0.3), (30, 96, 96 / 126), (96, 96, 0.5)])
 def test_the_fewer_samples_for_each_feature_the_rounder_the_covariance(samples, width, share):
     features, labels, _ = cloud(samples, 3, width)
-    assert feature_margin.suitable_shrinkage(samples, width) == pytest.approx(share)
+    assert suitable_shrinkage(samples, width) == pytest.approx(share)
     sums = class_sums(features, labels, 3)
     torch.testing.assert_close(estimate(sums, Settings()).precision, estimate(sums, Settings(shrinkage=share)).precision)
 
@@ -114,7 +116,7 @@ def test_chunks_change_nothing_and_their_sums_add_up(monkeypatch):
     added = parts[0] + parts[1] + parts[2]
     for mine, all_of_it in zip(vars(added).values(), vars(class_sums(features, labels, 4)).values(), strict=True):
         torch.testing.assert_close(mine, all_of_it)
-    monkeypatch.setattr(feature_margin, "CHUNK", 7)
+    monkeypatch.setattr(discriminant, "CHUNK", 7)
     torch.testing.assert_close(score(features, labels, 4), whole, rtol=1e-4, atol=1e-4)
 
 
@@ -132,13 +134,13 @@ def test_a_class_of_one_or_none_attracts_nobody():
     plain, beside = score(features, labels, 4), score(alone, given_labels, 7)
     assert bool(beside.isfinite().all())
     assert ((plain > 0) == (beside[:-1] > 0)).float().mean() > 0.98  # its sample moves the covariance a little
-    assert set(discriminant(alone, given_labels, 7, Settings()).predict(features).tolist()) <= set(range(4))
+    assert set(fitted_discriminant(alone, given_labels, 7, Settings()).predict(features).tolist()) <= set(range(4))
 
 
 def test_a_small_class_keeps_near_the_mean_of_all():
     features, labels, _ = cloud(400, 2, 3)
     given_labels = torch.where(torch.arange(400) < 3, 2, labels)
-    means = {count: discriminant(features, given_labels, 3, Settings(refinements=0, prior_samples=count)).means[2] for count in (0.0, 3.0, 1e9)}
+    means = {count: fitted_discriminant(features, given_labels, 3, Settings(refinements=0, prior_samples=count)).means[2] for count in (0.0, 3.0, 1e9)}
     own, everybody = features[:3].double().mean(dim=0), features.double().mean(dim=0)
     torch.testing.assert_close(means[0.0], own)
     torch.testing.assert_close(means[3.0], (own + everybody) / 2)
@@ -148,12 +150,12 @@ def test_a_small_class_keeps_near_the_mean_of_all():
 def test_a_class_whose_labels_all_look_wrong_keeps_its_mean():
     features, labels, _ = cloud(600, 3, 4, distance=8.0)
     stray = torch.where(torch.arange(600) % 20 == 0, 3, labels)  # a label that only samples of all other classes bear
-    before, after = (discriminant(features, stray, 4, Settings(refinements=rounds, refine_by="masks")) for rounds in (0, 1))
+    before, after = (fitted_discriminant(features, stray, 4, Settings(refinements=rounds, refine_by="masks")) for rounds in (0, 1))
     lost = before.margins(features, stray)[stray == 3]
     assert len(lost) > 3 and bool((lost > 0).all())
     torch.testing.assert_close(after.means[3], before.means[3])
     assert bool(after.rivals[3]) and not torch.equal(after.means[0], before.means[0])
-    weighted = discriminant(features, stray, 4, Settings())
+    weighted = fitted_discriminant(features, stray, 4, Settings())
     assert bool(weighted.rivals[3]) and bool((weighted.margins(features, stray)[stray == 3] > 0).all()), "what looks wrong counts for little, and stays wrong"
 
 
@@ -223,7 +225,7 @@ def test_the_depth_that_tells_unseen_labels_is_the_depth_that_finds_wrong_ones(s
     assert (found.index, found.how) == (best, "held-out") and 0 < best < 3
     assert found.accuracies[best] == pytest.approx(max(found.accuracies), abs=0.02)
     assert len(found.accuracies) == 4 and found.accuracies[3] < 0.45
-    wanted = (discriminant(train[1], labels, 4, Settings()).predict(held[1]) == held_labels).float().mean()
+    wanted = (fitted_discriminant(train[1], labels, 4, Settings()).predict(held[1]) == held_labels).float().mean()
     assert found.accuracies[1] == pytest.approx(float(wanted))
 
 

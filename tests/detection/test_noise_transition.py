@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fspmu.detection import feature_margin, noise_transition
+from fspmu.detection.discriminant import fitted_discriminant
 from fspmu.detection.evidence import Evidence
 from fspmu.detection.noise_transition import Candidates, Noise, Settings, candidates, estimate_noise, find_temperature
 
@@ -32,9 +33,7 @@ def margin(evidence):
 
 
 def noise_of(evidence, common_samples=50.0):
-    found = candidates(
-        feature_margin.discriminant(evidence.block, evidence.given_labels, evidence.num_classes, Settings()), evidence.block, evidence.given_labels
-    )
+    found = candidates(fitted_discriminant(evidence.block, evidence.given_labels, evidence.num_classes, Settings()), evidence.block, evidence.given_labels)
     return estimate_noise(found, find_temperature(found, common_samples), common_samples)
 
 
@@ -99,7 +98,7 @@ def test_classes_far_from_an_image_may_be_left_out(monkeypatch):
 
 def test_the_likeliest_temperature_is_one_where_features_are_gaussian():
     evidence, _ = draw([2000] * 3, 3.0)
-    discriminant = feature_margin.discriminant(evidence.block, evidence.given_labels, 3, Settings(refinements=0, shrinkage=0.0))
+    discriminant = fitted_discriminant(evidence.block, evidence.given_labels, 3, Settings(refinements=0, shrinkage=0.0))
     found = candidates(discriminant, evidence.block, evidence.given_labels)
     best = find_temperature(found, 50.0)
     assert best == pytest.approx(1.0, abs=0.12)
@@ -193,6 +192,6 @@ def test_classes_without_any_width_are_told_apart():
 
 def test_the_temperature_of_the_shape_is_found_among_wrong_labels():
     evidence, _ = draw([2000] * 4, 4.0, [(0, 1, 0.3), (1, 0, 0.3), (2, 3, 0.3)])
-    discriminant = feature_margin.discriminant(evidence.block, evidence.given_labels, 4, Settings())
+    discriminant = fitted_discriminant(evidence.block, evidence.given_labels, 4, Settings())
     found = candidates(discriminant, evidence.block, evidence.given_labels)
     assert noise_transition.temperature_of_shape(found, discriminant.relative(evidence.block), 50.0) == pytest.approx(1.0, abs=0.25)

@@ -10,7 +10,7 @@ from fspmu.errors import EmptySplit, InputError
 
 @dataclass(frozen=True)
 class Split:
-    """Two masks (N,) bool and the P(clean) (N,) float in [0, 1] behind them, in dataset order.
+    """Two masks (N,) bool and the P(clean) (N,) float in [0, 1] behind them, NaN of who was not judged, in dataset order.
 
     Two, not one: a sample may be in both (memorised after all: forget it, then learn it again) or in neither (unsure).
     """

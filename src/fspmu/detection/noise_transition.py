@@ -1,6 +1,6 @@
 """noise-transition: features say what an image shows, a transition matrix says how often that is given this label.
 
-posterior    q_k(f) = softmax over k of log s_k - d_k(f) / (2 t): d_k the distances of feature-margin's discriminant, s_k the share of all that is of class k
+posterior    q_k(f) = softmax over k of log s_k - d_k(f) / (2 t): d_k the distances of discriminant.py, s_k the share of all that is of class k
 transition   T_kc, the share of class k that is given label c, by expectation and maximisation
              expect    r_k = T_ky q_k / sum_j T_jy q_j, the probability that a sample labelled y is of class k
              maximise  s_k = mean of r_k (each class one sample more)
@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fspmu.detection import feature_margin
+from fspmu.detection.discriminant import Discriminant, DiscriminantSettings, chunks, fitted_discriminant
 from fspmu.detection.evidence import Evidence
 
 NEAREST = 16
@@ -51,7 +51,7 @@ SUREST = 30.0
 
 
 @dataclass(frozen=True)
-class Settings(feature_margin.Settings):
+class Settings(DiscriminantSettings):
     """How the discriminant is estimated, and the transition matrix."""
 
     refinements: int = 1
@@ -106,7 +106,7 @@ class Noise:
 def score(evidence: Evidence, settings: Settings, generator: torch.Generator) -> Tensor:
     """Return the log-odds (N,) that each label is wrong, within +-SUREST; HIGH = looks wrong, 0 divides."""
     block, given = evidence.need("block"), evidence.given_labels
-    discriminant = feature_margin.discriminant(block, given, evidence.num_classes, settings)
+    discriminant = fitted_discriminant(block, given, evidence.num_classes, settings)
     found = candidates(discriminant, block, given)
     if found.classes.shape[1] == 1:  # there is no other class
         return torch.full((len(given),), -SUREST)
@@ -116,13 +116,13 @@ def score(evidence: Evidence, settings: Settings, generator: torch.Generator) ->
     return estimate_noise(found, temperature, settings.common_samples).log_odds(found)
 
 
-def candidates(discriminant: feature_margin.Discriminant, features: Tensor, given_labels: Tensor) -> Candidates:
+def candidates(discriminant: Discriminant, features: Tensor, given_labels: Tensor) -> Candidates:
     """Return which classes each sample may show, by features (N, D) and given labels (N,)."""
     num_classes = len(discriminant.means)
     kept = min(NEAREST + 1, num_classes)
     classes = torch.empty(len(features), kept, dtype=torch.int64)
     distances = torch.empty(len(features), kept)
-    for rows in feature_margin.chunks(len(features)):
+    for rows in chunks(len(features)):
         to_all, own = discriminant.relative(features[rows]), given_labels[rows, None]
         first = to_all.masked_fill(~discriminant.rivals, torch.inf).scatter_(1, own, -torch.inf)
         ranked = first.topk(kept, dim=1, largest=False)

@@ -26,7 +26,7 @@ REFERENCE_BATCH = 128
 
 
 class Predictions(NamedTuple):
-    """logits (N, K) and features (N, D), float32, on the CPU, in dataset order.
+    """logits (N, K) float32 and features (N, D) float32, or float16 where half was asked for, on the CPU, in dataset order.
 
     `rows` (M,) ascending: of a set too large to keep them all, whose features these are, then (M, D); None: everybody's.
     """

@@ -186,12 +186,18 @@ def recipes() -> Grid:
         for recipes_of, detector in ((RECIPES, "known"), (SOFT_RECIPES, LEADING)):
             tried = {words: settings for words, settings in recipes_of.items() if noise in ("sym 35", "asym 30") or words.removesuffix(" soft") in CLOSER}
             runs += [repair_of(original, words, detector, settings=settings) for words, settings in tried.items() if detector != "known" or noise != "none 0"]
-        for words, settings in FORGETTING.items():
-            soft = replace(settings, weighting="clean-probability")
-            runs += [repair_of(original, words, "known", settings=settings)] if noise != "none 0" else []
-            runs += [repair_of(original, f"{words} soft", LEADING, settings=soft)]
+        runs += _forgetting_of(original)
+    original, *others = with_survey(small_start("sym 70", 30), [("gmm", "original"), ("known", "original")], looking=WITHOUT_PROBE, purpose="to choose by")
+    runs += [original, *others, *_forgetting_of(original)]
     notes = ("The first 5,000 images, PreActResNet18 of width 16, 4,000 test images, seed 7. By these the presets and defaults were chosen.",)
     return Grid(runs, detection_layout("recipes-small", runs, notes), seeds=1, first_seed=7)
+
+
+def _forgetting_of(original: GridRun) -> list[GridRun]:
+    """Return repairs by masks and by weights that forget more or less strongly."""
+    soft = {f"{words} soft": replace(settings, weighting="clean-probability") for words, settings in FORGETTING.items()}
+    known = {} if original.start.noise.noise_mode == "none" else FORGETTING
+    return [repair_of(original, words, detector, settings=asked) for detector, tried in (("known", known), (LEADING, soft)) for words, asked in tried.items()]
 
 
 def routes() -> Grid:

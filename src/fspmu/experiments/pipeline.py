@@ -1,4 +1,4 @@
-"""Data -> noise -> training, and an earlier run -> detection -> unlearning: each into a folder, with a record."""
+"""Data -> noise -> training into a folder with a record; what comes after it reads that folder."""
 
 import hashlib
 import os

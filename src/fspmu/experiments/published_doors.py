@@ -154,7 +154,7 @@ def _add_selectors(parser: Flags) -> None:
     group.add_argument("--dataset", metavar="NAME", help="cifar10, cifar100; ours: digits, hf:NAME_OR_PATH, or a folder of images")
     group.add_argument("--noise_rate", type=SHARE, metavar="R", help="share of the labels that noise may act on")
     group.add_argument("--noise_mode", metavar="MODE", help="sym, asym, SDN (CIFAR-100 as 20 superclasses); ours: instance, none")
-    group.add_argument("--model", default="preactresnet18", metavar="NAME", help="preactresnet18 (the default), allcnn, smallcnn")
+    group.add_argument("--model", default="preactresnet18", metavar="NAME", help="preactresnet18 (the default), resnet18, allcnn, smallcnn")
     group.add_argument(
         "--pretrain_method", nargs="?", const="", metavar="NAME", help="a way to train of `fspmu methods`, in any spelling; None or absent: cross-entropy"
     )

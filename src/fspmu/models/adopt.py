@@ -3,8 +3,7 @@
 The module keeps its type, names and weights; what is wrapped around it only listens, and the module comes back out as `.module`.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fspmu.errors import InputError
-from fspmu.models.classifier import Classifier, Output
+from fspmu.models.classifier import Classifier, Output, evaluating
 from fspmu.preprocessing import Geometry
 
 SHOWN = 12
@@ -139,7 +138,7 @@ def wrap(module: nn.Module, example: Tensor, num_classes: int | None = None, *, 
     weight = next((parameter for parameter in module.parameters() if parameter.is_floating_point()), None)
     if weight is not None and weight.device.type != "meta":
         example = example.to(weight.device, weight.dtype)
-    with torch.no_grad(), _evaluating(module):
+    with torch.no_grad(), evaluating(module):
         chosen = head if head is not None else _find_head(module, example)
         _check_head(module, chosen, example)
         adopted = Adopted(module, chosen)
@@ -208,18 +207,6 @@ def _features(given: list[Any], rows: int, layer: nn.Linear, head: str, module: 
             f"the layer {head} was given {shape} for {rows} images, and a head is given {layer.in_features} numbers for each; {_candidates(module)}"
         )
     return features.flatten(1)
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put the module into evaluation mode, and every part of it back into its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _try(module: nn.Module, example: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ Nothing is known of a network but what one batch shows: which parts are called, 
 on to each other are its blocks: residual blocks, transformer layers, ConvNeXt blocks. A network without any is taken layer by layer.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from fspmu.errors import InputError, suggestion
 from fspmu.models.adopt import Adopted
-from fspmu.models.classifier import Classifier, Output
+from fspmu.models.classifier import Classifier, Output, evaluating
 
 MOST = 12
 """Depths of a network, at most; of more, so many evenly spaced ones."""
@@ -88,7 +87,7 @@ class AtDepths(Classifier):
     @classmethod
     def of(cls, model: Classifier, blocks: Sequence[Block], example: Tensor) -> "AtDepths":
         """Return `model` at these depths; `example` (B, C, H, W) is a batch it takes."""
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             made = _at(model, [block.name for block in blocks], example)[1]
         return cls(model, [block.name for block in blocks], [part.shape[1] for part in made])
 
@@ -181,7 +180,7 @@ def _watch(model: Classifier, example: Tensor, head: nn.Module) -> tuple[list[_C
     parts = [(name, part) for name, part in root.named_modules() if name and part is not head]
     listening = [part.register_forward_hook(keep(name), with_kwargs=True) for name, part in parts]
     try:
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             output: Output = model(example)
     finally:
         for handle in listening:
@@ -232,15 +231,3 @@ def _channels(made: Tensor) -> int:
 
 def _same(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and torch.allclose(left.float(), right.float(), rtol=1e-3, atol=1e-5)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every part of the model into evaluation mode, and back into its own mode afterwards."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

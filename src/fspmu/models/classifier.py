@@ -81,6 +81,18 @@ def frozen(model: Classifier) -> Classifier:
 
 
 @contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and every part of it back into its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextlib.contextmanager
 def drawn_from(generator: torch.Generator) -> Iterator[None]:
     """Let modules built or reset inside draw their weights, on the CPU, from `generator`; the global generators stay as they were."""
     seed = int(torch.randint(0, 2**62, (), generator=generator))

@@ -82,7 +82,7 @@ def append_line(path: Path, content: Json) -> None:
 
 
 def read_lines(path: Path) -> list[Json]:
-    """Read the JSON lines of `path`; a last line cut short by a kill does not count."""
+    """Read the JSON lines of `path`; what a kill or a full disk cut short does not count."""
     if not path.exists():
         return []
     lines = []

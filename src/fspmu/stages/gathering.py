@@ -16,7 +16,7 @@ from torch import Tensor
 from fspmu.data.augment import normalise
 from fspmu.data.images import Images
 from fspmu.data.split import indices_of
-from fspmu.detection import feature_margin
+from fspmu.detection.depth import choose_depth
 from fspmu.detection.evidence import DepthSettings, Evidence, FoldSettings, ViewSettings
 from fspmu.engine.inference import Predictions, predict, predict_views
 from fspmu.engine.run import Run
@@ -156,7 +156,7 @@ def depth_for(model: Classifier, images: Images, settings: DepthSettings, beside
 
     parts, held = at_each(fitted), None if fresh is None else at_each(fresh)
     labels, held_labels = fitted.given_labels.cpu(), None if fresh is None else fresh.given_labels.cpu()
-    depth = run.processes.from_main(lambda: feature_margin.choose_depth(parts, labels, held, held_labels, images.num_classes, agreement))
+    depth = run.processes.from_main(lambda: choose_depth(parts, labels, held, held_labels, images.num_classes, agreement))
     names = [block.name for block in blocks]
     told = {name: round(value, 6) for name, value in zip(names, depth.accuracies, strict=True)}
     used = {"fitted": len(fitted), "fresh": 0 if fresh is None else len(fresh)}

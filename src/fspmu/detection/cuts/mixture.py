@@ -137,11 +137,11 @@ def separation(means: np.ndarray, variances: np.ndarray) -> float:
 
 def _comment(mixture: "GaussianMixture", settings: Settings) -> None:
     if not mixture.converged_:
-        warnings.warn(f"the loss mixture had not converged after {settings.max_iterations} rounds", DetectionWarning, stacklevel=4)
+        warnings.warn(f"the mixture had not converged after {settings.max_iterations} rounds", DetectionWarning, stacklevel=4)
     distance = separation(mixture.means_.ravel(), mixture.covariances_.ravel())
     if distance < 2:
         warnings.warn(
-            f"the losses do not form two groups (Ashman's D = {distance:.2f}, below 2): the split between clean and wrong labels is a guess",
+            f"the scores do not form two groups (Ashman's D = {distance:.2f}, below 2): the split between clean and wrong labels is a guess",
             DetectionWarning,
             stacklevel=4,
         )
