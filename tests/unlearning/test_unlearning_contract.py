@@ -239,9 +239,10 @@ def test_the_presets_of_fspmu():
     table = {"original": (500, 0.5, 1, 0.25, 512, 128), "nll": (1, 1, 5, 0.25, 512, 128), "as-coded": (500, 20, 1, 0.5, 512, 128)}
     found = {name: (s.delta, s.zeta, s.gamma, s.t, s.forget_batch, s.retain_batch) for name, s in feature_preserving.PRESETS.items()}
     tuned = ("tuned", "tuned-soft")
-    assert found == table | dict.fromkeys(tuned, (10, 0.5, 1, 0.25, 512, 128))
+    assert found == table | dict.fromkeys(tuned, (10, 0.025, 1, 0.25, 512, 128))
     for name, s in feature_preserving.PRESETS.items():
-        assert (s.eta, s.temperature, s.forget_epochs, s.momentum, s.weight_decay, s.clip) == (1, 0.5, 5, 0.9, 5e-4, 1)
+        assert (s.temperature, s.forget_epochs, s.momentum, s.weight_decay, s.clip) == (0.5, 5, 0.9, 5e-4, 1)
+        assert (s.eta, s.lr * s.eta) == ((0.05, 5e-4) if name in tuned else (1, 5e-4)), "a forget step goes as far as published"
         assert (s.lr, s.schedule, s.epochs) == ((1e-2, "cosine", 20) if name in tuned else (5e-4, "steps", 15)) and not s.reference_statistics
         assert s.weighting == ("clean-probability" if name == "tuned-soft" else "masks") and s.momentum_between == ("dropped" if name in tuned else "carried")
         assert (s.unlabelled, s.stop) == (0, "last"), "what nobody published is off"
