@@ -199,6 +199,8 @@ def test_other_detectors_and_truth(name, tmp_path):
     first, second = repair(**options), repair(out=tmp_path / "out", **options)
     assert first.issues.equals(second.issues) and same(first.model, second.model)  # a folder changes nothing
     assert first.issues["label_score"].notna().all() and first.record["detection"]["quality"]["recall"] > 0
+    with pytest.raises(InputError, match="holds another configuration.*precision is"):
+        repair(out=tmp_path / "out", **options, precision="auto")
     if name == "known":
         assert first.issues["is_label_issue"].tolist() == (data.given != data.truth).tolist()
         with pytest.raises(InputError, match="holds another configuration.*truth is"):

@@ -144,15 +144,16 @@ def repair(
     how = (forget, truth, history, method, preset, settings, keep, settings is None, given, rounds or Rounds())
     asked = Asked(detector or DEFAULT, detector_settings, cut, cut_settings, split or SplitSettings(), *how)
     taken = take_in(model, images, evaluation, intake, run, class_map=class_map)
-    return carry_out(taken, asked, run) if out is None else _carry_into(out, taken, asked, run)
+    config = config_of(taken, asked, run) | ({} if precision == "auto" else {"precision": precision})
+    return carry_out(taken, asked, run, config) if out is None else _carry_into(out, taken, asked, run, config)
 
 
-def _carry_into(out: str | Path, taken: Taken, asked: Asked, run: Run) -> Repair:
+def _carry_into(out: str | Path, taken: Taken, asked: Asked, run: Run, config: Json) -> Repair:
     """Return the repair of what was taken in, and leave it in a folder; a finished one is read."""
-    with entered(out, config_of(taken, asked, run), run) as folder:
+    with entered(out, config, run) as folder:
         if folder.finished:
             return read_back(folder.path, taken)
-        result = carry_out(taken, asked, run)
+        result = carry_out(taken, asked, run, config)
         if result.work is not None and run.processes.main:
             write_repair(result.work, result.issues, result.record, folder.path)
             folder.finish()

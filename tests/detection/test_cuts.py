@@ -252,6 +252,8 @@ def test_a_rate_that_is_none_is_refused():
     score, _ = margins(100)
     with pytest.raises(InputError, match="--rate is 1.5.*from 0 to 1"):
         cut("noise-rate", score, rate=1.5)
+    with pytest.raises(InputError, match="--estimate mirror compares scores on both sides of 0, and these lie on one"):
+        cut("noise-rate", score.abs() + 0.1, estimate="mirror")
     for name, changes, sentence in (
         ("noise-rate", {"estimate": "guess"}, "unknown --estimate 'guess'; known: auto, mirror, mixture"),
         ("beta", {"scale": "log"}, "unknown --scale 'log'; did you mean 'logistic'"),

@@ -37,6 +37,17 @@ def noise_of(evidence, common_samples=50.0):
     return estimate_noise(found, find_temperature(found, common_samples), common_samples)
 
 
+def test_the_order_of_many_images_does_not_matter(monkeypatch):
+    monkeypatch.setattr(noise_transition, "MOST_SEARCHED", 400)
+    evidence, wrong = draw([400] * 4, 4.0, [(0, 1, 0.3), (1, 2, 0.3), (2, 3, 0.3), (3, 0, 0.3)])
+    turns = torch.arange(1600).view(4, 400).T.flatten()  # classes by turns: every fourth image is of one
+    flagged = {}
+    for name, order in {"by turns": turns, "at random": torch.randperm(1600, generator=torch.Generator().manual_seed(1))}.items():
+        found = score(Evidence(evidence.given_labels[order], 4, block=evidence.block[order])) > 0
+        flagged[name] = float((found == wrong[order]).double().mean())
+    assert flagged["by turns"] == pytest.approx(flagged["at random"], abs=0.02) and flagged["by turns"] > 0.9
+
+
 def test_the_transition_matrix_is_that_by_which_labels_were_moved():
     evidence, _ = draw([1000] * 4, 4.0, [(0, 1, 0.3), (2, 3, 0.2)])
     expected = torch.eye(4, dtype=torch.float64)

@@ -24,9 +24,11 @@ from fspmu.stages import rounds as module
 from fspmu.stages.deciding import WORDS, Decided
 from fspmu.stages.finding import find_label_issues
 from fspmu.stages.mending import mend
+from fspmu.stages.relabelling import with_new_labels
 from fspmu.stages.rounds import Rounds, clean_by_views, late_labels, repair_rounds
 from fspmu.unlearning import METHODS as UNLEARNING
 from fspmu.unlearning import feature_preserving
+from fspmu.unlearning.weighing import parts_of
 
 COUNT = 400
 FEW = replace(UNLEARNING["fspmu"].settings, epochs=2, forget_epochs=1, lr=2e-3)
@@ -133,6 +135,29 @@ def test_what_nobody_may_look_at_stays_out(model, digits):
         split = repair_rounds(model, images, Rounds(2, look), settings=FEW, finding={"unseen": unseen}, truth=truth, run=Run()).detection.split
         assert not bool((split.retain | split.forget)[unseen].any()) and bool(split.clean_probability[unseen].isnan().all())
         assert bool((split.retain | split.forget)[~unseen].all())
+
+
+def test_a_class_that_a_second_look_would_lose_is_kept_and_named(model, digits):
+    images, run = digits[0], Run()
+    said = torch.nn.functional.one_hot((images.given_labels + 1) % 10, 10).float()
+    said[images.given_labels != 3] = torch.nn.functional.one_hot(images.given_labels, 10).float()[images.given_labels != 3]
+    with run.timed("detection"):
+        pass
+    split = module.found_by_views(said, images, find_label_issues(model, images, run=Run()), SplitSettings(), None, None, run).split
+    assert int(split.retain[images.given_labels == 3].sum()) == 10
+    assert [f"every label of {images.class_names[3]} looks wrong" in told for told in run.notices] == [True]
+
+
+def test_a_relabelled_image_is_learned_under_its_new_label_alone(digits):
+    images, new = digits[0], torch.full((COUNT,), -1)
+    new[7] = (images.given_labels[7] + 1) % 10
+    clean = torch.full((COUNT,), 0.9)
+    clean[7:9] = 0.4
+    both, split = with_new_labels(images, Split(clean > 0.5, clean <= 0.5, clean), new)
+    retained, forgotten = parts_of(split, "clean-probability", 0.2)
+    assert both.given_labels[COUNT] == new[7] and retained.chosen[COUNT] and not forgotten.chosen[COUNT]
+    assert not retained.chosen[7] and forgotten.chosen[7], "with a P(clean) of .4 it would have been learned under both"
+    assert retained.chosen[8] and clean[7] == 0.4
 
 
 probabilities = st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=12)
@@ -267,6 +292,8 @@ def test_what_is_known_of_the_model_as_it_was_says_nothing_of_a_repaired_one(mod
         (Rounds(2, look_views=0), "--look-views is 0, but it must be at least 1"),
         (Rounds(2, "view"), "unknown --second-look 'view'; did you mean 'views'"),
         (Rounds(2, relabel=1.5), "--relabel is 1.5, but it must be a fraction"),
+        (Rounds(1, "detector"), "--second-look and --look-views look at a repaired model.*add --rounds 2"),
+        (Rounds(1, look_views=7), "--second-look and --look-views look at a repaired model.*add --rounds 2"),
         (Rounds(1, relabel=0.9), "--relabel 0.9 takes new labels from a repaired model.*add --rounds 2"),
     ],
 )

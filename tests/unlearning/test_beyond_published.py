@@ -293,6 +293,13 @@ def test_what_is_learned_again_on_purpose_is_no_reason_to_go_back():
         state_of(unlearn("fspmu", with_norm(), split=split, settings=FEW)),
     )
     assert all("forgotten_agreement" not in line for line in run.lines)
+    assert run.notices == ["--stop chance: without effect, since every image that is forgotten is retained as well"]
+
+
+def test_images_without_labels_that_have_no_epoch_are_said():
+    run = Run()
+    unlearn("fspmu", with_norm(), settings=replace(EACH["unlabelled"], epochs=2), run=run)
+    assert run.notices == ["--unlabelled 1: without effect, since it begins after 2 epochs of forgetting and there are 2 in all"]
 
 
 # each of them, wherever it may run

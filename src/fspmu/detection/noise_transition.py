@@ -71,9 +71,9 @@ class Candidates:
     given_labels: Tensor
     num_classes: int
 
-    def every(self, step: int) -> "Candidates":
-        """Return those of every so many-th sample."""
-        return Candidates(self.classes[::step], self.distances[::step], self.given_labels[::step], self.num_classes)
+    def among(self, rows: Tensor) -> "Candidates":
+        """Return those of the samples at `rows` (M,) alone."""
+        return Candidates(self.classes[rows], self.distances[rows], self.given_labels[rows], self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def score(evidence: Evidence, settings: Settings, generator: torch.Generator) ->
     found = candidates(discriminant, block, given)
     if found.classes.shape[1] == 1:  # there is no other class
         return torch.full((len(given),), -SUREST)
-    step = -(-len(given) // MOST_SEARCHED)
-    some, to_all = found.every(step), discriminant.relative(block[::step])
+    rows = torch.randperm(len(given), generator=generator)[:MOST_SEARCHED].sort().values  # every so many-th would follow the order of the data
+    some, to_all = found.among(rows), discriminant.relative(block[rows])
     temperature = min(find_temperature(some, settings.common_samples), ROOM * temperature_of_shape(some, to_all, settings.common_samples))
     return estimate_noise(found, temperature, settings.common_samples).log_odds(found)
 

@@ -146,10 +146,15 @@ def opinions_behind(logits: Tensor, given_labels: Tensor) -> Opinions:
 def _split(judged: Judged, given_labels: Tensor, images: Images, choice: Choice, settings: SplitSettings, run: Run) -> Split:
     """Return the split of the samples that were judged; say which classes the floor saved."""
     split = split_judged(judged, given_labels, images.num_classes, choice, settings)
-    if saved := {images.class_names[k] for k in given_labels[kept_by_floor(judged, split, settings)].tolist()}:
+    say_kept(kept_by_floor(judged.clean, split, settings), given_labels, images, settings, run)
+    return split
+
+
+def say_kept(kept: Tensor, given_labels: Tensor, images: Images, settings: SplitSettings, run: Run) -> None:
+    """Say which classes are kept alive by samples (M,) bool that look wrong themselves."""
+    if saved := {images.class_names[k] for k in given_labels[kept].tolist()}:
         told = f"every label of {', '.join(sorted(saved))} looks wrong; the {settings.class_floor} surest of each are kept, so that the class is not unlearned"
         run.notice(told)
-    return split
 
 
 def prepared(model: Classifier, images: Images, run: Run) -> tuple[Images, Classifier]:

@@ -10,7 +10,10 @@ from fspmu.data.split import Split
 
 
 def with_new_labels(images: Images, split: Split, new_labels: Tensor | None) -> tuple[Images, Split]:
-    """Return both with a second copy of each image that has a new label, (N,) and -1 where none: the old one is forgotten, the new one retained."""
+    """Return both with a second copy of each image that has a new label, (N,) and -1 where none: the old one is forgotten, the new one retained.
+
+    P(clean) of the old one is 0, or weights would have it learned under both labels.
+    """
     if new_labels is None or not bool((new_labels >= 0).any()):
         return images, split
     rows = (new_labels >= 0).nonzero().squeeze(1)
@@ -18,5 +21,6 @@ def with_new_labels(images: Images, split: Split, new_labels: Tensor | None) -> 
     copies = [f"{images.ids[row]} (relabelled)" for row in rows.tolist()]
     both = images.subset(torch.cat([torch.arange(len(images)), rows]))
     yes, no, sure = torch.ones(len(rows), dtype=torch.bool), torch.zeros(len(rows), dtype=torch.bool), torch.ones(len(rows))
-    split = Split(torch.cat([split.retain, yes]), torch.cat([split.forget, no]), torch.cat([split.clean_probability, sure.to(split.clean_probability.dtype)]))
+    clean = split.clean_probability.index_fill(0, rows, 0.0)
+    split = Split(torch.cat([split.retain, yes]), torch.cat([split.forget, no]), torch.cat([clean, sure.to(clean.dtype)]))
     return replace(both, given_labels=labels, ids=[*images.ids, *copies]), split

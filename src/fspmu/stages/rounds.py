@@ -25,9 +25,10 @@ from fspmu.models.classifier import Classifier
 from fspmu.results.store import RunFolder
 from fspmu.stages.choosing import Choice, choose_detection
 from fspmu.stages.deciding import Decided, decide_found
-from fspmu.stages.finding import Detection, detection_of, find_label_issues, prepared, score_at, split_among
+from fspmu.stages.finding import Detection, detection_of, find_label_issues, prepared, say_kept, score_at, split_among
 from fspmu.stages.gathering import views_wanted
 from fspmu.stages.mending import Mended, fitted_settings, mend, suitable_settings
+from fspmu.stages.scoring import kept_by_floor
 
 _ROWS = 65_536
 """Samples whose predictions are divided at a time."""
@@ -52,6 +53,8 @@ def check_rounds(rounds: Rounds, choice: Choice) -> None:
     check_settings(rounds)
     if rounds.relabel and rounds.rounds == 1:
         raise InputError(f"--relabel {rounds.relabel} takes new labels from a repaired model, and with one round there is none yet; add --rounds 2")
+    if rounds.rounds == 1 and rounds != Rounds():
+        raise InputError("--second-look and --look-views look at a repaired model, and with one round nobody does; add --rounds 2, or leave them out")
     if rounds.rounds > 1 and rounds.second_look == "detector" and "history" in choice.how.needs_with(choice.settings):
         raise InputError(f"--detector {choice.detector} reads how a model was trained, which says nothing of a repaired one; leave --second-look detector out")
 
@@ -185,6 +188,7 @@ def found_by_views(
     rows = torch.arange(len(given)) if unseen is None else indices_of(~unseen)
     clean = run.processes.from_main(lambda: clean_by_views(probabilities[rows], given[rows]))
     split = split_at(clean, 1 - clean, given[rows], images.num_classes, settings)
+    say_kept(kept_by_floor(clean, split, settings), given[rows], images, settings, run)
     quality = None if truth is None else detection_quality(1 - clean, split, given[rows], truth[rows])
     whole = split_among(split, rows, len(given))
     name = f"{first.report['detector']}, then views of the repaired model"

@@ -58,9 +58,9 @@ def split_judged(judged: Judged, given_labels: Tensor, num_classes: int, choice:
     return split if judged.early is None else forget_memorised(split, judged.early, settings)
 
 
-def kept_by_floor(judged: Judged, split: Split, settings: SplitSettings) -> Tensor:
-    """Return which samples are retained only because their class would be lost, (M,) bool."""
-    return split.retain & ~settings.clean(judged.clean)
+def kept_by_floor(clean: Tensor, split: Split, settings: SplitSettings) -> Tensor:
+    """Return which samples are retained only because their class would be lost, (M,) bool, by P(clean) (M,)."""
+    return split.retain & ~settings.clean(clean)
 
 
 def final_score(judged: Judged, split: Split) -> Tensor:

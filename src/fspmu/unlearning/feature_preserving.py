@@ -106,6 +106,7 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
     """
     retained, forgotten = chosen_parts(split, settings, run)
     lost = forgotten.chosen & ~retained.chosen
+    _say_what_does_nothing(settings, bool(lost.any()), run)
     teacher, student = frozen(model), copy_of(model)
     centroids = find_centroids(teacher, images, run, chosen=retained.chosen, weights=retained.weights, reference=settings.reference_statistics)
     optimizer = sgd(student, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
@@ -143,6 +144,15 @@ def unlearn(model: Classifier, images: Images, split: Split, settings: Settings,
                 kept.look(student, epoch, losses["forgotten_agreement"])
             run.log(epoch, **losses, test_accuracy=evaluate(student, run))
     return student if kept is None else _gone_back(student, kept, settings, run)
+
+
+def _say_what_does_nothing(settings: Settings, lost: bool, run: Run) -> None:
+    """Say it where an option has no image to act on, since all that is forgotten is retained as well, or no epoch."""
+    asked = [f"--unlabelled {settings.unlabelled:g}"] * bool(settings.unlabelled) + ["--stop chance"] * (settings.stop == "chance")
+    if asked and not lost:
+        run.notice(f"{' and '.join(asked)}: without effect, since every image that is forgotten is retained as well")
+    elif settings.unlabelled and settings.forget_epochs >= settings.epochs:
+        run.notice(f"{asked[0]}: without effect, since it begins after {settings.forget_epochs} epochs of forgetting and there are {settings.epochs} in all")
 
 
 def chosen_parts(split: Split, settings: Settings, run: Run) -> tuple[Part, Part]:

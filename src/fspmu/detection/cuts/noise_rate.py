@@ -19,7 +19,7 @@ from fspmu.detection.cuts.one_or_two import read_groups
 from fspmu.detection.cuts.rule import all_equal, check_scores, say_all_equal
 from fspmu.detection.cuts.step import between, smooth_step
 from fspmu.detection.evidence import Mixture
-from fspmu.errors import DetectionWarning, check_share
+from fspmu.errors import DetectionWarning, InputError, check_share
 
 _SEPARATION, _PENALTY, _POINTS = 2.0, 6.0, 1024
 
@@ -58,9 +58,15 @@ def cut(score: Tensor, given_labels: Tensor, settings: Settings, generator: torc
 
 
 def estimate_rate(score: Tensor, estimate: str = "auto") -> float:
-    """Return the share of wrong labels that scores (N,) speak of, in [0, 1], by "mirror", "mixture", or what suits them ("auto")."""
+    """Return the share of wrong labels that scores (N,) speak of, in [0, 1], by "mirror", "mixture", or what suits them ("auto").
+
+    Raises InputError for "mirror" and scores on one side of 0.
+    """
     values = score.double()
-    if estimate == "mirror" or (estimate == "auto" and bool((values < 0).any()) and bool((values > 0).any())):
+    both_sides = bool((values < 0).any()) and bool((values > 0).any())
+    if estimate == "mirror" and not both_sides:
+        raise InputError("--estimate mirror compares scores on both sides of 0, and these lie on one: leave it out, or give --rate")
+    if both_sides and estimate != "mixture":
         distance = values.abs()
         return float((values[distance >= distance.median()] > 0).double().mean())
     reading = read_groups([values], _SEPARATION, _PENALTY, _POINTS)[0]
