@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
+from numbers import Integral, Real
+from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 Value = TypeVar("Value")
@@ -97,15 +99,26 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
 
 
 def check_settings(settings: Any) -> None:
-    """Raise InputError for a number in a settings dataclass that its name does not allow, or a word that is none; each name means the same everywhere."""
+    """Raise InputError for a value in a settings dataclass that its type or its name does not allow; each name means the same everywhere."""
     rules = {name: (holds, words) for names, holds, words in _RULES for name in names.split()}
     for entry in fields(settings):
         value, flag = getattr(settings, entry.name), f"--{entry.name.replace('_', '-')}"
         if get_origin(entry.type) is Literal:
             choose(dict.fromkeys(get_args(entry.type)), value, flag)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if wanted := _misfit(number, {entry.type, *get_args(entry.type)}):
+                raise InputError(f"{flag} is {number!r}, but it must be {wanted}")
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
             holds, words = rules.get(entry.name, (math.isfinite, "a finite number"))
             if not (math.isfinite(number) and holds(number)):
                 raise InputError(f"{flag} is {number}, but it must be {words}")
+
+
+def _misfit(value: Any, kinds: set[Any]) -> str:
+    """Return what a value must be where a field of these kinds takes numbers and this is none of them, else nothing."""
+    if not kinds & {int, float} or kinds & {str, bool} or (value is None and NoneType in kinds):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return "a number"
+    return "" if float in kinds or isinstance(value, Integral) else "a whole number"
