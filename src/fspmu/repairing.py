@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fspmu.data.images import Images
+from fspmu.data.sources import check_outside
 from fspmu.data.split import Split
 from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import label_issues, to_cleanlab
@@ -144,6 +145,8 @@ def repair(
     how = (forget, truth, history, method, preset, settings, keep, settings is None, given, rounds or Rounds())
     asked = Asked(detector or DEFAULT, detector_settings, cut, cut_settings, split or SplitSettings(), *how)
     taken = take_in(model, images, evaluation, intake, run, class_map=class_map)
+    if out is not None:
+        check_outside(Path(out), images)
     config = config_of(taken, asked, run) | ({} if precision == "auto" else {"precision": precision})
     return carry_out(taken, asked, run, config) if out is None else _carry_into(out, taken, asked, run, config)
 

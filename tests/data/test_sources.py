@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fspmu.data import decoding
-from fspmu.data.sources import DataOptions, channel_statistics, hold_out, load_source, load_unlabelled
+from fspmu.data.sources import DataOptions, channel_statistics, check_outside, hold_out, load_source, load_unlabelled
 from fspmu.errors import InputError
 from fspmu.preprocessing import Preprocessing
 
@@ -533,3 +534,12 @@ def test_a_folder_named_like_a_known_set_is_ones_own(tmp_path):
             Image.new("RGB", (48, 48), (40 * number, 0, 90)).save(tmp_path / "cifar10" / label / f"{number}.png")
     images = load_source(str(tmp_path / "cifar10"), DataOptions()).train
     assert images.pixels.shape[2:] == (48, 48) and images.preprocessing.mean != (0.4914, 0.4822, 0.4465)
+
+
+def test_nothing_is_written_among_the_images(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for out, dataset in ((folder / "new", folder), (folder, str(folder)), (Path("runs/x"), ".")):
+        with pytest.raises(InputError, match="lies inside the data set .* give a folder beside it"):
+            check_outside(out, dataset)
+    for out, dataset in ((folder.parent / "new", folder), (folder / "digits", "digits"), (folder / "new", None)):
+        check_outside(out, dataset)

@@ -118,6 +118,8 @@ def test_what_is_asked_for_goes_before_what_is_known(nets):
         ([0.1], None, "--mean and --std belong together"),
         ([0.1, 0.2], [1], "--mean has 2 numbers, and the model takes 3 channels"),
         ([0.1], [1, 0, 1], "--std holds 0, and pixels are divided by it"),
+        ([float("nan")], [1.0], "--mean holds nan: give finite numbers"),
+        ([0.1], [float("inf")], "--std holds inf: give finite numbers"),
     ):
         with pytest.raises(InputError, match=words):
             open_model("nets_to_open:conv", mean=mean, std=std)

@@ -1,5 +1,6 @@
 """From a model's name, or a module handed over in Python, to a classifier that can be repaired."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,7 +190,7 @@ def _resized(geometry: Geometry | None, size: int | None, module: nn.Module) -> 
 def _per_channel(given: Sequence[float] | None, known: tuple[float, ...] | None, channels: int, name: str) -> tuple[float, ...] | None:
     """Return one number per channel: as given, else as known.
 
-    Raises InputError for another number of numbers, and a standard deviation of nought.
+    Raises InputError for another number of numbers, one that is not finite, and a standard deviation of nought.
     """
     if given is None:
         return known
@@ -197,6 +198,8 @@ def _per_channel(given: Sequence[float] | None, known: tuple[float, ...] | None,
     values = values * channels if len(values) == 1 else values
     if len(values) != channels:
         raise InputError(f"--{name} has {len(values)} numbers, and the model takes {channels} channel{'s' * (channels > 1)}; give one for each, or one for all")
+    if bad := [value for value in values if not math.isfinite(value)]:
+        raise InputError(f"--{name} holds {bad[0]:g}: give finite numbers")
     if name == "std" and min(values) <= 0:
         raise InputError(f"--std holds {min(values):g}, and pixels are divided by it: give numbers above 0")
     return values

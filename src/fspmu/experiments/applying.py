@@ -20,7 +20,7 @@ from fspmu.data.folders import TABLE, list_folder
 from fspmu.data.hub import TEST_SPLITS, load_splits
 from fspmu.data.labelled import Labelled, files_of, list_labelled
 from fspmu.data.listing import some
-from fspmu.data.sources import NAMES
+from fspmu.data.sources import NAMES, check_outside
 from fspmu.data.unreadable import printable
 from fspmu.errors import InputError, check_share, choose
 from fspmu.experiments.apply_options import Apply
@@ -88,9 +88,8 @@ def _check_mode(options: Apply, found: Labelled) -> None:
         raise InputError(f"--mode {options.mode} needs a folder of images, and {options.dataset} has no files; use --mode csv or parquet")
     if options.mode == "parquet" and (found.root is not None or options.dataset in NAMES):
         raise InputError(f"--mode parquet needs a data set that is read as hf:NAME_OR_PATH, which {options.dataset} is not; use --mode csv")
-    out = _out(options)
-    if found.root is not None and out.is_relative_to(found.root):
-        raise InputError(f"--out {options.out} lies inside the data set {found.root}, which is not to be changed; give a folder beside it")
+    if found.root is not None:
+        check_outside(options.out, found.root)
 
 
 def _out(options: Apply) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fspmu.data.images import Images
 from fspmu.data.label_noise import NoiseOptions, NoisySource, inject
-from fspmu.data.sources import DATA_DIR, NAMES, DataOptions, Source, load_source
+from fspmu.data.sources import DATA_DIR, NAMES, DataOptions, Source, check_outside, load_source
 from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, save_model, save_tensors
 from fspmu.engine.inference import evaluate, predict
 from fspmu.engine.public_weights import lay_into, read_weights
@@ -126,6 +126,7 @@ def pretrain(options: Pretrain) -> Outcome:
         **precision_config(options.compute),
     }
     out = options.compute.out or Path("runs") / _name(options, prepared.source.name, config)
+    check_outside(out, options.dataset)
     run = make_run(options.compute, test, seed)
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fspmu.data.sources import check_outside
 from fspmu.detection import DEFAULT
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.opening import open_model
@@ -57,6 +58,7 @@ def repair_model(options: RepairModel) -> Outcome:
     )
     config = config_of(taken, asked, run) | precision_config(options.compute)
     out = options.compute.out or Path("runs") / f"{taken.name}-repair-{config_hash(config)[:8]}"
+    check_outside(out, options.dataset)
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
