@@ -254,6 +254,18 @@ def test_what_a_file_of_records_holds_is_not_made_again(stub, tmp_path, capsys):
     assert code == 0 and "3 of 3 runs were in" in out and table.strip() in out and len(started(stub)) == len(begun) + 2
 
 
+def test_records_of_another_precision_are_refused_before_anything_runs(stub, tmp_path, capsys):
+    saved = tmp_path / "records.jsonl"
+    run(capsys, "grid", "tiny", "--out", tmp_path / "grid", "--records", saved)
+    head, *lines = map(json.loads, saved.read_text().splitlines())
+    head["shared"]["there"] = {"precision": "bf16"}
+    saved.write_text("".join(f"{json.dumps(line)}\n" for line in (head, *(line | {"machine": "there"} for line in lines))))
+    content, begun = saved.read_bytes(), len(started(stub))
+    code, _, err = run(capsys, "grid", "tiny", "--out", tmp_path / "other", "--records", saved, "--seeds", "2", "--precision", "fp32")
+    assert code == 2 and "seed 1 would stand in one mean with records of --precision bf16, not fp32; give that, or another file to --records" in err
+    assert saved.read_bytes() == content and not (tmp_path / "other").exists() and len(started(stub)) == begun
+
+
 def test_records_of_other_settings_are_refused(stub, tmp_path, capsys):
     saved = tmp_path / "records.jsonl"
     run(capsys, "grid", "tiny", "--out", tmp_path / "grid", "--records", saved)

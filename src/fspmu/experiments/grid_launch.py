@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fspmu.errors import InputError, choose, launched
 from fspmu.experiments.experiment import Compute, RunGrid
 from fspmu.experiments.grid_jobs import Job, chosen, estimate, jobs_of
-from fspmu.experiments.grid_records import add_made, joined, left_over, recorded
+from fspmu.experiments.grid_records import add_made, check_precision_of, joined, left_over, recorded
 from fspmu.experiments.grids import GRIDS
 from fspmu.experiments.tabulating import results_of
 from fspmu.report.survey_table import render_all
@@ -49,6 +49,7 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
     known = recorded(options.records, grid)
     jobs = left_over(wanted, known)
     _check_precision(jobs, options.precision)
+    check_precision_of(known, jobs, options.precision)
     result: Json = {"name": options.name, "folder": str(out), "failed": {}, "recorded": len(wanted) - len(jobs)}
     if options.dry_run:
         return _planned(jobs, result)

@@ -43,6 +43,15 @@ def left_over(jobs: Sequence[Job], known: Sequence[Result]) -> list[Job]:
     return [job for job in jobs if job.folder in folders]
 
 
+def check_precision_of(known: Sequence[Result], jobs: Sequence[Job], asked: str) -> None:
+    """Raise InputError when a job would be another seed of a cell whose known results are of another precision than is asked for: no mean takes both."""
+    computed = {result.cell: (result.record.get("machine") or {}).get("precision") for result in known}
+    for job in jobs:
+        theirs = computed.get(job.run.cell)
+        if "auto" != asked != theirs and theirs is not None:
+            raise InputError(f"{job.title} would stand in one mean with records of --precision {theirs}, not {asked}; give that, or another file to --records")
+
+
 def _changed(job: Job, then: Json) -> list[str]:
     """Return which settings a run of `job` would have otherwise now than one had `then`; those that there are only now, or were only then, do not count."""
     settings: Any = None
