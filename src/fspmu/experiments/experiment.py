@@ -33,7 +33,7 @@ class Compute:
     seed: int | None = None
     """Seed of weights, order, views and noise. None: that of the run worked on, else 0."""
     out: Path | None = None
-    """Folder to write. None: a name made from the options, below runs/ or inside the run worked on."""
+    """Folder to write. None: below runs/, or inside the run worked on, named by method, detector and cut; evaluate and predict write nothing then."""
     json: bool = False
     """Print one JSON object on standard output and nothing else there."""
     resume: bool = False
