@@ -110,11 +110,10 @@ def check_settings(settings: Any) -> None:
                 raise InputError(f"{flag} is {number!r}, but it must be {wanted}")
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
-            holds, words = rules.get(entry.name, (math.isfinite, ""))
             if not math.isfinite(number):
                 raise InputError(f"{flag} is {number}, but it must be a finite number")
-            if not holds(number):
-                raise InputError(f"{flag} is {number}, but it must be {words}")
+            if (rule := rules.get(entry.name)) and not rule[0](number):
+                raise InputError(f"{flag} is {number}, but it must be {rule[1]}")
 
 
 def _misfit(value: Any, kinds: set[Any]) -> str:

@@ -23,6 +23,7 @@ from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import label_issues, to_cleanlab
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.checkpoint import load_tensors
+from fspmu.engine.device import asked_precision
 from fspmu.engine.handing_back import like, weights_hash
 from fspmu.engine.inference import accuracy_of, predict
 from fspmu.engine.rebuilding import lay_in
@@ -137,6 +138,8 @@ def repair(
     """
     found_by = {"detector": detector, "detector_settings": detector_settings, "cut": cut, "cut_settings": cut_settings, "split": split}
     check_given(forget, [name for name, value in found_by.items() if value is not None])
+    if out is not None:
+        check_outside(Path(out), images)
     run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
     names = None if class_names is None else tuple(class_names)
     centre, spread = (None if values is None else tuple(float(value) for value in values) for values in (mean, std))
@@ -145,9 +148,7 @@ def repair(
     how = (forget, truth, history, method, preset, settings, keep, settings is None, given, rounds or Rounds())
     asked = Asked(detector or DEFAULT, detector_settings, cut, cut_settings, split or SplitSettings(), *how)
     taken = take_in(model, images, evaluation, intake, run, class_map=class_map)
-    if out is not None:
-        check_outside(Path(out), images)
-    config = config_of(taken, asked, run) | ({} if precision == "auto" else {"precision": precision})
+    config = config_of(taken, asked, run) | asked_precision(precision)
     return carry_out(taken, asked, run, config) if out is None else _carry_into(out, taken, asked, run, config)
 
 

@@ -32,6 +32,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def asked_precision(name: str) -> dict[str, str]:
+    """Return what a config says of a precision: nothing of the automatic one, which belongs to the machine, not to the run."""
+    return {} if name == "auto" else {"precision": name}
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`; `auto` is bf16 where the device computes it natively."""
     if name != "auto":

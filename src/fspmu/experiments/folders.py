@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fspmu.data.images import Images
+from fspmu.engine.device import asked_precision
 from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.experiments.experiment import Compute
@@ -67,8 +68,8 @@ def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
 
 
 def precision_config(compute: Compute) -> Json:
-    """Return what was chosen of how exactly to compute; the automatic precision belongs to the machine, not to the run."""
-    return ({} if compute.precision == "auto" else {"precision": compute.precision}) | ({"sync_bn": True} if compute.sync_bn else {})
+    """Return what was chosen of how exactly to compute."""
+    return asked_precision(compute.precision) | ({"sync_bn": True} if compute.sync_bn else {})
 
 
 def finish(folder: RunFolder, record: Json, run: Run) -> Outcome:

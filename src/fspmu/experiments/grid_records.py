@@ -48,7 +48,7 @@ def check_precision_of(known: Sequence[Result], jobs: Sequence[Job], asked: str)
     computed = {result.cell: (result.record.get("machine") or {}).get("precision") for result in known}
     for job in jobs:
         theirs = computed.get(job.run.cell)
-        if "auto" != asked != theirs and theirs is not None:
+        if asked != "auto" and theirs not in (None, asked):
             raise InputError(f"{job.title} would stand in one mean with records of --precision {theirs}, not {asked}; give that, or another file to --records")
 
 

@@ -23,7 +23,7 @@ from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining import Pretraining
 from fspmu.stages.choosing import Choice, choose_detection
 from fspmu.stages.gathering import Beside, Looked, check_needs, gather, look
-from fspmu.stages.scoring import Judged, cut_scores, final_score, kept_by_floor, score_evidence, split_judged
+from fspmu.stages.scoring import Judged, cut_scores, final_score, score_evidence, split_judged
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,13 @@ def opinions_behind(logits: Tensor, given_labels: Tensor) -> Opinions:
 def _split(judged: Judged, given_labels: Tensor, images: Images, choice: Choice, settings: SplitSettings, run: Run) -> Split:
     """Return the split of the samples that were judged; say which classes the floor saved."""
     split = split_judged(judged, given_labels, images.num_classes, choice, settings)
-    say_kept(kept_by_floor(judged.clean, split, settings), given_labels, images, settings, run)
+    say_kept(split, judged.clean, given_labels, images, settings, run)
     return split
 
 
-def say_kept(kept: Tensor, given_labels: Tensor, images: Images, settings: SplitSettings, run: Run) -> None:
-    """Say which classes are kept alive by samples (M,) bool that look wrong themselves."""
+def say_kept(split: Split, clean: Tensor, given_labels: Tensor, images: Images, settings: SplitSettings, run: Run) -> None:
+    """Say which classes of a split are kept alive by samples whose P(clean), (M,), is too low to be retained by itself."""
+    kept = split.retain & ~settings.clean(clean)
     if saved := {images.class_names[k] for k in given_labels[kept].tolist()}:
         told = f"every label of {', '.join(sorted(saved))} looks wrong; the {settings.class_floor} surest of each are kept, so that the class is not unlearned"
         run.notice(told)

@@ -28,7 +28,6 @@ from fspmu.stages.deciding import Decided, decide_found
 from fspmu.stages.finding import Detection, detection_of, find_label_issues, prepared, say_kept, score_at, split_among
 from fspmu.stages.gathering import views_wanted
 from fspmu.stages.mending import Mended, fitted_settings, mend, suitable_settings
-from fspmu.stages.scoring import kept_by_floor
 
 _ROWS = 65_536
 """Samples whose predictions are divided at a time."""
@@ -188,7 +187,7 @@ def found_by_views(
     rows = torch.arange(len(given)) if unseen is None else indices_of(~unseen)
     clean = run.processes.from_main(lambda: clean_by_views(probabilities[rows], given[rows]))
     split = split_at(clean, 1 - clean, given[rows], images.num_classes, settings)
-    say_kept(kept_by_floor(clean, split, settings), given[rows], images, settings, run)
+    say_kept(split, clean, given[rows], images, settings, run)
     quality = None if truth is None else detection_quality(1 - clean, split, given[rows], truth[rows])
     whole = split_among(split, rows, len(given))
     name = f"{first.report['detector']}, then views of the repaired model"

@@ -58,11 +58,6 @@ def split_judged(judged: Judged, given_labels: Tensor, num_classes: int, choice:
     return split if judged.early is None else forget_memorised(split, judged.early, settings)
 
 
-def kept_by_floor(clean: Tensor, split: Split, settings: SplitSettings) -> Tensor:
-    """Return which samples are retained only because their class would be lost, (M,) bool, by P(clean) (M,)."""
-    return split.retain & ~settings.clean(clean)
-
-
 def final_score(judged: Judged, split: Split) -> Tensor:
     """Return one score for each sample, (M,) HIGH = looks wrong: that of the detector, or with an early score what both together come to."""
     return judged.score if judged.early is None else 1 - split.clean_probability
