@@ -1,5 +1,6 @@
 """The same work in one process or in several: `python several.py OUT` under torchrun writes what each process found."""
 
+import atexit
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from fspmu.data.split import Split
 from fspmu.engine.checkpoint import save_tensors
 from fspmu.engine.inference import accuracy, find_centroids, predict
 from fspmu.engine.run import Run
+from fspmu.errors import launched
 from fspmu.models import preactresnet18
 from fspmu.models.classifier import Classifier
 from fspmu.preprocessing import Preprocessing
@@ -114,9 +116,15 @@ def fail_in_main(run: Run) -> str:
     return "nothing"
 
 
+def say_whether_left(out: Path) -> None:
+    """Write whether this process took leave of the others."""
+    (out / f"{launched()[0]}.left").write_text(str(not torch.distributed.is_initialized()))
+
+
 if __name__ == "__main__":
-    run = Run.create(device="cpu", precision="fp32")
     out = Path(sys.argv[1])
+    atexit.register(say_whether_left, out)  # the first to register is called last
+    run = Run.create(device="cpu", precision="fp32")
     save_tensors(out / f"{run.processes.rank}.safetensors", work(run))
     (out / f"{run.processes.rank}.txt").write_text(fail_in_main(run))
     run.processes.wait()

@@ -57,6 +57,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
             close = 1e-3 if name == "history" else 1e-5  # kept in float16
             assert torch.allclose(found[name].double(), value.double(), rtol=close, atol=close), name
         assert torch.equal(found["forget"], alone["forget"]) and torch.equal(found["retain"], alone["retain"])
+        assert (tmp_path / f"{rank}.left").read_text() == "True", "a script that only calls fspmu takes leave of the other processes too"
     assert alone["forget"].any() and alone["retain"].any() and alone["history"].abs().sum() > 0
     assert (tmp_path / "0.txt").read_text() == "ValueError: the folder is full"
     assert (tmp_path / "1.txt").read_text() == "LostProcess: another process of this job ended; its own message says why"

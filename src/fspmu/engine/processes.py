@@ -4,6 +4,7 @@ Each process has all images and the same random draws, and works on its share: a
 without training. What they find is summed, or put back in dataset order; the main process decides and writes.
 """
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,6 +166,8 @@ def join(device: str) -> tuple[Processes, torch.device]:
     state = PartialState(cpu=place.type == "cpu", timeout=PATIENCE)
     if state.num_processes != count:
         raise InputError(f"WORLD_SIZE says {count} processes, but they could not be joined; start them by torchrun or accelerate launch")
+    if state.device.type == "cpu":
+        atexit.register(leave)  # threads of gloo that outlive the interpreter abort the process now and then, after all its work
     return Processes(state.process_index, state.num_processes, state.device), state.device
 
 
