@@ -275,7 +275,7 @@ BAD = {
     "unknown augmentation": (["pretrain", "--augment", "flip"], "crop-flip"),
     "rate above one": (["pretrain", "--noise-mode", "sym", "--noise-rate", "1.5"], "from 0 to 1"),
     "rate below zero": (["pretrain", "--noise-mode", "asym", "--noise-rate", "-0.1"], "from 0 to 1"),
-    "no such run": (["unlearn", "nowhere"], "nowhere holds no model"),
+    "no such run": (["unlearn", "nowhere"], "nowhere is no run folder"),
     "no such run to detect in": (["detect", "nowhere"], "no run folder"),
     "threshold": (["detect", "RUN", "--threshold", "2", "--out", "OUT"], "--threshold is 2"),
     "known without truth": (["detect", "PLAIN", "--detector", "known", "--out", "OUT"], "true labels are not known"),
@@ -294,7 +294,7 @@ BAD = {
     "a cut for margins": (["unlearn", "RUN", "--detector", "gmm", "--cut", "sign"], "0 does not divide the scores of the detector 'gmm'; choose another --cut"),
     "no rounds": (["unlearn", "RUN", "--rounds", "0", "--out", "OUT"], "--rounds is 0, but it must be at least 1"),
     "new labels from nobody": (["unlearn", "RUN", "--relabel", "0.9", "--out", "OUT"], "there is none yet; add --rounds 2"),
-    "no margin": (["detect", "RUN", "--margin", "1.5", "--out", "OUT"], "--margin is 1.5, but it must be a fraction"),
+    "no margin": (["detect", "RUN", "--margin", "1.5", "--out", "OUT"], "--margin is 1.5, but it must be from 0 to below 0.5"),
     "no neighbours": (["detect", "RUN", "--detector", "knn", "--neighbours", "0", "--out", "OUT"], "--neighbours is 0, but it must be at least 1"),
     "no views": (["detect", "RUN", "--detector", "feature-margin", "--views", "0", "--out", "OUT"], "--views is 0, but it must be at least 1"),
     "fewer than no samples": (
@@ -307,6 +307,20 @@ BAD = {
     "an infinite weight": (["unlearn", "RUN", "--delta", "inf", "--out", "OUT"], "--delta is inf"),
     "no width": (["pretrain", "--width", "0"], "--width is 0"),
 }
+
+
+@pytest.mark.parametrize("command", ["pretrain", "repair"])
+def test_a_place_to_write_is_looked_at_before_anything_is_read(command, tmp_path, capsys, monkeypatch):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("Dear")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("fspmu.experiments.pipeline.prepare", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr("fspmu.experiments.repair_command.open_model", lambda *_, **__: pytest.fail("a model was built"))
+    flags = ["--dataset", "digits"] + (["--model", "timm:resnet10t"] if command == "repair" else [])
+    for out, told in (("letters", "is not empty and holds no run; give another --out"), ("file", "it is a file; give another --out")):
+        code, _, err = in_process(capsys, command, *flags, "--out", tmp_path / out)
+        assert code == 2 and told in err
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear" and {entry.name for entry in tmp_path.iterdir()} == {"letters", "file"}
 
 
 @pytest.fixture(scope="session")

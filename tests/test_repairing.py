@@ -205,7 +205,7 @@ def test_other_detectors_and_truth(name, tmp_path):
         assert first.issues["is_label_issue"].tolist() == (data.given != data.truth).tolist()
         with pytest.raises(InputError, match="holds another configuration.*truth is"):
             repair(out=tmp_path / "out", **options | {"truth": data.given})
-        with pytest.raises(InputError, match=r"truth has the shape \(5,\), but there are 360 images"):
+        with pytest.raises(InputError, match=r"truth is torch.int64 \(5,\); needed are whole numbers \(360,\)"):
             repair(**options | {"truth": data.truth[:5]})
 
 

@@ -196,10 +196,12 @@ def _unlearn(flags: list[str]) -> None:
     families, named = _families_of_repair(flags)
     options = parse("unlearn", Unlearn, flags, **families)
     from fspmu.engine.checkpoint import load
+    from fspmu.experiments.earlier_run import read_run
     from fspmu.experiments.repair_run import unlearn
     from fspmu.stages.mending import suitable_settings
 
     if not named:  # the run is known by now, and with it the preset that suits it; explicit flags win over either
+        read_run(options.run)
         options = parse("unlearn", Unlearn, flags, **families | {"settings": suitable_settings(options.method, load(options.run))})
     _emit_outcome(unlearn(options), options.compute.json)
 

@@ -140,6 +140,7 @@ def repair(
     check_given(forget, [name for name, value in found_by.items() if value is not None])
     if out is not None:
         check_outside(Path(out), images)
+        RunFolder(out).check()
     run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
     names = None if class_names is None else tuple(class_names)
     centre, spread = (None if values is None else tuple(float(value) for value in values) for values in (mean, std))

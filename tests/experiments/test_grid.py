@@ -21,16 +21,18 @@ from fspmu.data.label_noise import NoiseOptions
 from fspmu.data.sources import DataOptions
 from fspmu.detection import DETECTORS
 from fspmu.detection.cuts import CUTS
+from fspmu.errors import InputError
 from fspmu.experiments import grid_launch
 from fspmu.experiments.experiment import Compute, Pretrain, Unlearn
 from fspmu.experiments.grid_jobs import LATER, Grid, GridRun, asked, estimate, jobs_of, rebuild
+from fspmu.experiments.grid_records import left_over
 from fspmu.experiments.grids import GRIDS
 from fspmu.experiments.pipeline import pretrain
 from fspmu.experiments.repair_run import unlearn
 from fspmu.experiments.table_grids import NLL_DETECTOR
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining import cross_entropy
-from fspmu.report.result_table import Layout
+from fspmu.report.result_table import Layout, Result
 from fspmu.results.store import read_json
 from fspmu.unlearning import METHODS as UNLEARNING
 from fspmu.unlearning import feature_preserving
@@ -277,11 +279,32 @@ def test_records_of_other_settings_are_refused(stub, tmp_path, capsys):
     saved.write_text("".join(f"{json.dumps(line)}\n" for line in (head, *lines)))
     content = saved.read_bytes()
     code, _, err = run(capsys, "grid", "tiny", "--out", tmp_path / "other", "--records", saved)
-    assert code == 2 and "sym 40 ce scrub-reference known seed 0 is in the records, but with other settings than now: lr is 7.0 here" in err
+    assert code == 2 and "sym 40 ce scrub-reference known seed 0 is in the records, but with other settings than now: settings.lr is 7.0 here" in err
     assert saved.read_bytes() == content and not (tmp_path / "other").exists()
     saved.write_text("nothing\n")
     code, _, err = run(capsys, "grid", "tiny", "--out", tmp_path / "other", "--records", saved)
     assert code == 2 and "holds no records of a table" in err and saved.read_text() == "nothing\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "config", "told"),
+    [
+        ("original", {"data": {"limit": 900}}, "data.limit is 900 here and 300 there"),
+        ("original", {"model": {"width": 64}}, "model.width is 64 here and 4 there"),
+        ("original", {"method": "promix"}, "method is 'promix' here and 'ce' there"),
+        ("original", {"noise": {"noise_rate": 0.2}}, "noise.noise_rate is 0.2 here and 0.4 there"),
+        ("FSPMU", {"detector": "gmm"}, "detector is 'gmm' here and 'known' there"),
+        ("FSPMU", {"cut": "otsu"}, "cut is 'otsu' here and 'as-is' there"),
+        ("FSPMU", {"split": {"margin": 0.1}}, "split.margin is 0.1 here and 0.0 there"),
+        ("FSPMU", {"cut": {"threshold": 0.4}}, "split.threshold is 0.4 here and 0.5 there"),
+    ],
+)
+def test_whatever_else_was_otherwise_is_refused_too(cell, config, told):
+    grid = tiny(3, "FSPMU")
+    (job,) = (job for job in jobs(grid, Path("out")) if job.run.cell[1] == cell)
+    with pytest.raises(InputError, match=told):
+        left_over([job], [Result(job.run.cell, 0, {"config": config})])
+    assert left_over([job], [Result(job.run.cell, 0, {"config": {"command": "of an older version"}})]) == []
 
 
 def test_a_run_that_always_fails_is_named_and_the_others_are_done(stub, tmp_path, capsys):

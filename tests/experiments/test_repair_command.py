@@ -267,6 +267,8 @@ def test_code_of_ones_own_by_other_names(place, home, tmp_path, capsys):
     assert (table.loc[table["action"] == "review", ["retain", "forget"]] == False).all(axis=None)  # noqa: E712
     code, _, err = in_process(capsys, "predict", tmp_path / "out", "--images", "photos/cat")
     assert code == 2 and "own_nets:build" in err
+    code, _, err = in_process(capsys, "unlearn", tmp_path / "out")
+    assert code == 2 and "holds a repaired model of your own" in err and "add --model" not in err
     code, printed, _ = in_process(capsys, "predict", tmp_path / "out", "--images", "photos/cat", "--model", "own_nets:build", "--json")
     assert code == 0 and {row["predicted_label"] for row in json.loads(printed)["predictions"]} <= {"Strix", "Canis", "Felis"}
 

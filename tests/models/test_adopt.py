@@ -12,7 +12,7 @@ from torch import nn
 
 from fspmu.errors import InputError
 from fspmu.models import smallcnn
-from fspmu.models.adopt import Adopted, adopt, wrap
+from fspmu.models.adopt import Adopted, adopt
 from fspmu.models.classifier import copy_of, drawn_from, frozen, reinitialised
 from fspmu.models.named import build_named
 
@@ -248,11 +248,10 @@ def test_classes_and_names_are_checked():
         adopt(plain(), images(), class_names=["a", "b"])
 
 
-def test_what_is_adopted_or_ours_already_comes_back():
+def test_a_network_of_ours_may_be_taken_in_as_anybody_elses():
     own = smallcnn(4, width=4)
-    adopted = adopt(plain(), images())
-    assert adopt(own, images()) is own and adopt(adopted, images()) is adopted
-    assert isinstance(wrap(own, images()), Adopted) and wrap(own, images()).head_name == "head"
+    adopted = adopt(own, images())
+    assert isinstance(adopted, Adopted) and adopted.module is own and adopted.head_name == "head"
     with pytest.raises(InputError, match="tells 4 classes apart, and 5"):
         adopt(own, images(), 5)
 
@@ -288,7 +287,7 @@ def test_every_weight_begins_afresh(modules, kind):
 
 def test_a_weight_that_nothing_resets_is_named(modules):
     module = modules["convnext"]
-    adopted = wrap(module, images())
+    adopted = adopt(module, images())
     with pytest.raises(InputError, match=r"how module.stages.0.blocks.0.gamma, .* and 1 more begin, and retrain and gmm-probe train a fresh network"):
         reinitialised(adopted, torch.Generator())
     adopted.rebuild = KINDS["convnext"][0]

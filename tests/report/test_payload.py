@@ -18,6 +18,8 @@ from safetensors.numpy import load_file
 from sample_payload import HOSTILE, sample_payload
 
 from fspmu.errors import InputError
+from fspmu.experiments.experiment import Compute, Detect
+from fspmu.experiments.repair_run import detect
 from fspmu.report.items import items
 from fspmu.report.page import render_page, script_json
 from fspmu.report.panels import MOST_BINS, bins_of, curves, noise_at, threshold_between
@@ -113,6 +115,33 @@ def test_a_repair_of_somebodys_own_without_labels_to_trust(tmp_path):
     other = build_payload(tmp_path / "trusted", [tmp_path / "own"])
     assert "95\u202f%" in other["verdict"]["sentence"] and [run["title"] for run in other["compare"]] == [f"{tmp_path.name}/trusted", f"{tmp_path.name}/own"]
     check(other)
+
+
+def test_labels_held_out_of_a_noisy_training_set_prove_nothing_good(tmp_path):
+    folder = copy_of(repaired(), tmp_path / "run")
+    record = read_json(folder / "record.json")
+    accuracy, data = record["test_accuracy"] | {"before": 0.5, "last": 0.6}, record["data"] | {"evaluation": "held out"}
+
+    def page(**changes):
+        (folder / "record.json").write_text(json.dumps(record | {"test_accuracy": accuracy, "data": data} | changes))
+        (folder / "page" / "material.json").write_text(json.dumps(read_json(repaired() / "page" / "material.json") | {"change": {"interval": [0.05, 0.15]}}))
+        return build_payload(folder)
+
+    injected = page()
+    assert injected["verdict"]["kind"] == "better" and not any("as wrong as the others" in warning["text"] for warning in injected["warnings"])
+    found = page(data={key: value for key, value in data.items() if key != "flip_rate"})
+    assert found["verdict"]["kind"] == "unknown" and found["verdict"]["sentence"].startswith("Not proven: 50.0")
+    assert "held out of the training set, whose labels may be wrong" in found["verdict"]["sentence"]
+    assert any(warning["level"] == "warn" and "as wrong as the others" in warning["text"] for warning in found["warnings"])
+
+
+def test_what_was_found_and_not_repaired_says_so(tmp_path):
+    found = detect(Detect(run=trained(), detector="gmm", compute=Compute(device="cpu", precision="fp32", out=tmp_path / "found"))).folder
+    page = build_payload(found)
+    check(page)
+    assert page["verdict"]["kind"] == "unknown" and page["verdict"]["sentence"].startswith("Nothing has been repaired")
+    labels = [number["label"] for number in page["verdict"]["numbers"]]
+    assert "To forget" in labels and "Forgotten" not in labels and "no repair" in page["run"]["title"]
 
 
 def test_a_folder_without_material_says_what_is_missing(tmp_path):

@@ -268,6 +268,11 @@ REFUSED = {
     "history": ({"history"}, None, {}, "--detector probe trains a fresh network"),
     "history of others": ({"history"}, None, {"history": torch.zeros(3, 5)}, r"shape \(3, 5\); needed is \(epochs, 121\)"),
     "history of nothing": ({"history"}, None, {"history": torch.zeros(0, 121)}, r"shape \(0, 121\)"),
+    "truth of others": (set(), None, {"truth": torch.zeros(5, dtype=torch.int64)}, r"truth is torch.int64 \(5,\); needed are whole numbers \(121,\)"),
+    "truth in fractions": (set(), None, {"truth": torch.zeros(121)}, r"truth is torch.float32"),
+    "unseen by number": (set(), None, {"unseen": torch.arange(121)}, r"unseen is torch.int64 \(121,\); needed is torch.bool"),
+    "nothing seen": (set(), None, {"unseen": torch.ones(121, dtype=torch.bool)}, "all images are unseen"),
+    "fresh of others": (set(), None, {"fresh": torch.zeros(7, dtype=torch.bool)}, r"fresh is torch.bool \(7,\); needed is torch.bool \(121,\)"),
     "too many folds": ({"cross_fitted"}, FoldSettings(folds=200), {}, "--folds is 200, but there are only 121 images"),
 }
 

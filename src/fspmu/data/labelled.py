@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fspmu.data.corrected_folder import File
-from fspmu.data.folders import list_folder
-from fspmu.data.hub import list_hub
 from fspmu.data.listing import Listing
-from fspmu.data.sources import NAMES, DataOptions, load_source
-from fspmu.data.tables import list_table
-from fspmu.errors import InputError
+from fspmu.data.sources import NAMES, DataOptions, list_parts
 
 
 @dataclass(frozen=True)
@@ -28,27 +24,19 @@ class Labelled:
     notes: tuple[str, ...] = ()
 
 
-def list_labelled(dataset: str, data_dir: Path | None, image_column: str | None, label_column: str | None) -> Labelled:
-    """Return the samples of `dataset`: digits, cifar10, cifar100, hf:NAME_OR_PATH, a .parquet file, or a folder.
+def list_labelled(dataset: str, options: DataOptions) -> Labelled:
+    """Return the samples of `dataset`: whatever `list_parts` lists, a CSV file, or a .parquet file with or without its `hf:`.
 
     Raises InputError when it is unknown or damaged.
     """
-    if dataset in NAMES:
-        source = load_source(dataset, DataOptions(data_dir=data_dir, test_share=0))
-        parts = [source.train, *([source.test] if source.test is not None else [])]
-        names = source.train.class_names
-        listed = [label for part in parts for label in part.given_labels.tolist()]
-        return Labelled([name for part in parts for name in part.ids], [names[label] for label in listed], None, len(source.train), names, None)
     path = Path(dataset.removeprefix("hf:")).expanduser()
-    if dataset.startswith("hf:") or (path.suffix == ".parquet" and path.is_file()):
-        with tempfile.TemporaryDirectory(prefix="fspmu-", ignore_cleanup_errors=True) as scratch:
-            return _join(*list_hub(dataset.removeprefix("hf:"), Path(scratch), image_column, label_column), None)
-    root = path.resolve()
-    if path.suffix == ".csv" and path.is_file():
-        return _join(list_table(root, root.parent), None, root.parent)
-    if not path.is_dir():
-        raise InputError(f"no folder and no data set is named {dataset!r}; give {', '.join(NAMES)}, hf:NAME_OR_PATH, or a folder")
-    return _join(*list_folder(path, hub_table=True), root)
+    if dataset not in NAMES and path.suffix == ".parquet" and path.is_file():
+        dataset = f"hf:{path}"
+    with tempfile.TemporaryDirectory(prefix="fspmu-", ignore_cleanup_errors=True) as scratch:
+        _, train, test = list_parts(dataset, options, Path(scratch), any_table=True)
+    if dataset in NAMES or dataset.startswith("hf:"):
+        return _join(train, test, None)
+    return _join(train, test, path.resolve() if path.is_dir() else path.resolve().parent)
 
 
 def _join(train: Listing, test: Listing | None, root: Path | None) -> Labelled:

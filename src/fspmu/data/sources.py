@@ -59,7 +59,7 @@ class Source:
     """A data set as it came.
 
     train_total counts the training images before any was left out (--limit, unreadable); rows (N,) int64 says which of
-    them are in `train`, None: the first N.
+    them are in `train`, None: the first N. held_out: whether the test images were taken from the training part, which had no test part beside it.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Source:
     train_total: int
     notes: tuple[str, ...] = ()
     rows: Tensor | None = None
+    held_out: bool = False
 
 
 def check_outside(out: Path, dataset: object) -> None:
@@ -175,7 +176,7 @@ def _read_parts(name: str, train: Listing, test: Listing | None, options: DataOp
     names = train.class_names
     if len(names) < 2:
         raise InputError(f"{name} has {len(names)} class ({some(names)}); a classifier needs at least 2")
-    notes = list(train.notes)
+    notes, held_out = list(train.notes), test is None
     if test is None:
         train_rows, test_rows = hold_out(train.labels, options.test_share)
         test = replace(train, ids=[identity.replace("train/", "test/", 1) for identity in train.ids] if train.paths is None else train.ids)
@@ -205,7 +206,7 @@ def _read_parts(name: str, train: Listing, test: Listing | None, options: DataOp
         seen = _decode(test, test_rows, (images.pixels.shape[2], images.pixels.shape[3]), options.skip_unreadable)
         test_images = _images(test, test_rows[seen.kept], seen.pixels, images.preprocessing)
         notes += [f"test part: {note}" for note in seen.notes]
-    return Source(name, images, test_images, total, tuple(notes), decoded.kept)
+    return Source(name, images, test_images, total, tuple(notes), decoded.kept, held_out)
 
 
 def hold_out(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:

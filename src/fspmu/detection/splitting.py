@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fspmu.data.split import Split
-from fspmu.errors import check_share
+from fspmu.errors import check_settings
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ def split_at(clean_probability: Tensor, score: Tensor, given_labels: Tensor, num
     A class left without any retained sample keeps its `class_floor` surest ones: without them the network would unlearn the class itself.
     The score says which these are: a posterior may be 0 for all of them.
     """
-    check_share(settings.threshold, "--threshold")
-    check_share(settings.margin, "--margin")
+    check_settings(settings)
     retain, forget = settings.clean(clean_probability), settings.wrong(clean_probability)
     kept = torch.bincount(given_labels[retain], minlength=num_classes)
     for label in (kept == 0).nonzero().squeeze(1).tolist():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fspmu.engine.public_weights import load_into, read_weights_file, renamed_for
 from fspmu.errors import InputError
-from fspmu.models.adopt import Adopted, NotTaken, Origin, WeightsLayout, input_channels, wrap
+from fspmu.models.adopt import Adopted, NotTaken, Origin, WeightsLayout, adopt, input_channels
 from fspmu.models.named import Named, build_named, what_is_known
 from fspmu.preprocessing import Geometry
 
@@ -108,7 +108,7 @@ def _opened(
     if example is None:
         model, fixed = _try_sizes(named.module, geometry, num_classes, head)
     else:
-        model, fixed = wrap(named.module, example, num_classes, head=head), geometry
+        model, fixed = adopt(named.module, example, num_classes, head=head), geometry
     if fixed is not None and geometry is None:
         notes += (f"the model takes images of {fixed.size[0]} x {fixed.size[1]} pixels, found by trying; give --size for another",)
     channels = fixed.channels if fixed is not None else example.shape[1] if example is not None else input_channels(named.module) or 3
@@ -151,12 +151,12 @@ def _classes_in(module: nn.Module, tensors: dict[str, Tensor], layout: WeightsLa
 def _try_sizes(module: nn.Module, geometry: Geometry | None, num_classes: int | None, head: str | None) -> tuple[Adopted, Geometry | None]:
     """Wrap a module by an example of its size, or of the first that it takes; return the size it is held to, None: it takes others as well."""
     if geometry is not None:
-        return wrap(module, _example(geometry.channels, *geometry.size), num_classes, head=head), geometry
+        return adopt(module, _example(geometry.channels, *geometry.size), num_classes, head=head), geometry
     channels = input_channels(module)
     for side in SIDES:
         for depth in (channels,) if channels else (3, 1):
             try:
-                model = wrap(module, _example(depth, side, side), num_classes, head=head)
+                model = adopt(module, _example(depth, side, side), num_classes, head=head)
             except NotTaken:
                 continue
             free = side == SIDES[0] and _takes(module, _example(depth, side + 32, side + 32), model.head_name)
@@ -166,7 +166,7 @@ def _try_sizes(module: nn.Module, geometry: Geometry | None, num_classes: int | 
 
 def _takes(module: nn.Module, example: Tensor, head: str) -> bool:
     try:
-        wrap(module, example, head=head)
+        adopt(module, example, head=head)
     except InputError:
         return False
     return True

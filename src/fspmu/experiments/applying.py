@@ -20,7 +20,7 @@ from fspmu.data.folders import TABLE, list_folder
 from fspmu.data.hub import TEST_SPLITS, load_splits
 from fspmu.data.labelled import Labelled, files_of, list_labelled
 from fspmu.data.listing import some
-from fspmu.data.sources import NAMES, check_outside
+from fspmu.data.sources import NAMES, DataOptions, check_outside
 from fspmu.data.unreadable import printable
 from fspmu.errors import InputError, check_share, choose
 from fspmu.experiments.apply_options import Apply
@@ -46,7 +46,7 @@ def apply_corrections(options: Apply) -> Shown:
     check_share(options.min_confidence, "--min-confidence")
     if options.yes and options.dry_run:
         raise InputError("--yes and --dry-run contradict each other; give one of them")
-    found = list_labelled(options.dataset, options.data_dir, options.image_column, options.label_column)
+    found = list_labelled(options.dataset, DataOptions(data_dir=options.data_dir, image_column=options.image_column, label_column=options.label_column))
     corrections = _read(options, found)
     labels = _corrected(found, corrections)
     _check_mode(options, found)

@@ -145,7 +145,7 @@ class Unlearn(Detect):
     """What a person decided of labels: the corrections.csv of a review. It beats the detector."""
     picture: Tsne = field(default_factory=Tsne)
     page: bool = True
-    """Write the report, and the material for writing it again; --no-page does without both, as grids do."""
+    """--no-page: write neither the report nor the material for writing it again, as grids do."""
 
 
 @dataclass(frozen=True)

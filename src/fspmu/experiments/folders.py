@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fspmu.data.images import Images
+from fspmu.data.sources import check_outside
 from fspmu.engine.device import asked_precision
 from fspmu.engine.run import Run
-from fspmu.errors import InputError
 from fspmu.experiments.experiment import Compute
 from fspmu.experiments.tracking import AccelerateTracker, check_tracker
 from fspmu.results.store import RunFolder, read_json, write_json
+from fspmu.stages.writing import entered
 
 Json = dict[str, Any]
 
@@ -28,34 +29,40 @@ class Outcome:
     already_done: bool = False
 
 
+def check_out(out: Path | None, dataset: object) -> None:
+    """Raise InputError when nothing may be written to `out`, as far as can be seen before anything is read; None: a folder below runs/ that is named later."""
+    check_outside(out or Path("runs"), dataset)
+    if out is not None:
+        RunFolder(out).check()
+
+
 @contextlib.contextmanager
 def folder_for(out: Path, config: Json, compute: Compute, run: Run) -> Iterator[RunFolder]:
-    """Enter the folder of `config`, and leave it unlocked; SIGTERM leaves it like Ctrl-C does. Only the main process opens it and may write."""
+    """Enter the folder of `config` as `entered` does; SIGTERM leaves it like Ctrl-C does, and figures go to a tracker where one is asked for."""
+    with _sigterm_as_ctrl_c(), entered(out, config, run, resume=compute.resume) as folder:
+        tracker = None
+        if compute.track and run.processes.main and not folder.finished:
+            run.tracker = tracker = AccelerateTracker(compute.track, folder.path, config, run)
+        try:
+            yield folder
+        finally:
+            if tracker is not None:
+                tracker.finish()
 
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
     def stop(number: int, frame: types.FrameType | None) -> None:
         raise KeyboardInterrupt("terminated")
 
-    folder, main = RunFolder(out), run.processes.main
-    run.processes.from_main(lambda: folder.open(config, resume=compute.resume))
-    folder.finished = run.processes.from_main(lambda: folder.finished)
-    run.folder = folder if main else None
-    tracker = previous = None
+    previous = None
     with contextlib.suppress(ValueError):  # only a main thread may set handlers
         previous = signal.signal(signal.SIGTERM, stop)
     try:
-        if compute.track and main and not folder.finished:
-            run.tracker = tracker = AccelerateTracker(compute.track, folder.path, config, run)
-        yield folder
-        run.processes.wait()  # whoever reads this folder next finds it whole
-    except InputError:
-        folder.abandon()
-        raise
+        yield
     finally:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
-        folder.close()
-        if tracker is not None:
-            tracker.finish()
 
 
 def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
@@ -70,6 +77,11 @@ def make_run(compute: Compute, evaluation: Images | None, seed: int) -> Run:
 def precision_config(compute: Compute) -> Json:
     """Return what was chosen of how exactly to compute."""
     return asked_precision(compute.precision) | ({"sync_bn": True} if compute.sync_bn else {})
+
+
+def training_config(compute: Compute) -> Json:
+    """Return the same, and after which epochs the evaluation images were looked at, where not after each: it is these that `best` is the best of."""
+    return precision_config(compute) | ({"test_every": compute.test_every} if compute.test_every != 1 else {})
 
 
 def finish(folder: RunFolder, record: Json, run: Run) -> Outcome:

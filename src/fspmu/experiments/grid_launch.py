@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fspmu.errors import InputError, choose, launched
@@ -23,7 +22,7 @@ from fspmu.experiments.grid_records import add_made, check_precision_of, joined,
 from fspmu.experiments.grids import GRIDS
 from fspmu.experiments.tabulating import results_of
 from fspmu.report.survey_table import render_all
-from fspmu.results.store import read_json, read_lines
+from fspmu.results.store import lock, read_json, read_lines, unlock
 
 Json = dict[str, Any]
 Endings = Generator[tuple[Job, str | None]]
@@ -239,20 +238,11 @@ def _alone(out: Path) -> Iterator[None]:
     """
     if (out / "config.json").exists():
         raise InputError(f"{out} is the folder of a run; give an --out for many of them")
-    lock = FileLock(out / ".grid.lock")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another `fspmu grid` is at work in {out}; wait for it, or give another --out") from None
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}; give another --out") from None
+    held = lock(out / ".grid.lock", f"another `fspmu grid` is at work in {out}; wait for it, or give another --out", "give another --out")
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            (out / ".grid.lock").unlink()
-        lock.release()
+        unlock(held)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from fspmu.experiments.grid_jobs import SIZES, Grid, Job, method_settings, setti
 from fspmu.experiments.tabulating import results_of
 from fspmu.report.result_table import Result
 from fspmu.report.slim_records import load_results, save_results
-from fspmu.results.store import differences
+from fspmu.results.store import common, differences
+from fspmu.stages.choosing import choose_detection
+from fspmu.stages.rounds import config_of_rounds
 
 Json = dict[str, Any]
 
@@ -34,10 +36,9 @@ def left_over(jobs: Sequence[Job], known: Sequence[Result]) -> list[Job]:
     unknown = []
     for job in jobs:
         config = of_cells.get((job.run.cell, job.seed))
-        then = (config or {}).get("settings") or {}
         if config is None:
             unknown.append(job)
-        elif apart := _changed(job, then):
+        elif apart := _changed(job, config):
             raise InputError(f"{job.title} is in the records, but with other settings than now: {apart[0]}; give another file to --records")
     folders = {job.folder for job in unknown} | {job.needs for job in unknown}
     return [job for job in jobs if job.folder in folders]
@@ -53,15 +54,31 @@ def check_precision_of(known: Sequence[Result], jobs: Sequence[Job], asked: str)
 
 
 def _changed(job: Job, then: Json) -> list[str]:
-    """Return which settings a run of `job` would have otherwise now than one had `then`; those that there are only now, or were only then, do not count."""
-    settings: Any = None
-    if isinstance(job.options, Pretrain):
-        settings = method_settings(job.options, SIZES[job.options.dataset][2]) if job.options.dataset in SIZES else None
-    elif isinstance(job.options, Unlearn):
-        settings = settings_of(job.options, job.run.start)
-    now = then if settings is None else json.loads(json.dumps(asdict(settings)))
-    shared = then.keys() & now.keys()
-    return differences({name: then[name] for name in shared}, {name: now[name] for name in shared})
+    """Return what a run of `job` would have otherwise now than one that had the config `then`; what there is only now, or was only then, does not count."""
+    now = json.loads(json.dumps(_asked(job), default=str))
+    if isinstance(then.get("cut"), dict):  # before cuts had names, that was what is called the split now
+        then = {key: value for key, value in then.items() if key != "cut"} | {"split": then["cut"]}
+    return differences(common(then, now), common(now, then))
+
+
+def _asked(job: Job) -> Json:
+    """Return what `job` says of the config of its run, under the names that are used there."""
+    options = job.options
+    if isinstance(options, Pretrain):
+        classes = SIZES[options.dataset][2] if options.dataset in SIZES else None
+        model = {"name": options.model, "width": options.width, "augment": options.augment}
+        return {
+            "data": {"dataset": options.dataset} | {name: value for name, value in asdict(options.data).items() if name != "data_dir"},
+            "noise": asdict(options.noise),
+            "model": {name: value for name, value in model.items() if value is not None},
+            "method": options.method,
+        } | ({} if classes is None else {"settings": asdict(method_settings(options, classes))})
+    if isinstance(options, Unlearn):
+        choice = choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
+        repair = {"method": options.method, "settings": asdict(settings_of(options, job.run.start)), "split": asdict(options.split)}
+        return choice.config() | repair | config_of_rounds(options.rounds)
+    looking = {name: value for name, value in asdict(options.survey).items() if name != "detectors"}  # a record names those that it found evidence for
+    return {"survey": looking, "split": asdict(options.split)}
 
 
 def joined(known: Sequence[Result], made: Sequence[Result]) -> list[Result]:

@@ -12,39 +12,23 @@ from torch import Tensor
 
 from fspmu.data.images import Images
 from fspmu.data.label_noise import NoiseOptions, NoisySource, inject
-from fspmu.data.sources import DATA_DIR, NAMES, DataOptions, Source, check_outside, load_source
-from fspmu.engine.checkpoint import build_model, describe, load, load_tensors, save_model, save_tensors
+from fspmu.data.sources import DATA_DIR, NAMES, DataOptions, Source, load_source
+from fspmu.engine.checkpoint import build_model, describe, save_model, save_tensors
 from fspmu.engine.inference import evaluate, predict
 from fspmu.engine.public_weights import lay_into, read_weights
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, check_share, choose
 from fspmu.experiments.drawing import check_picture, draw
-from fspmu.experiments.experiment import OnRun, Pretrain, Tsne
-from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
+from fspmu.experiments.experiment import Pretrain, Tsne
+from fspmu.experiments.folders import Json, Outcome, check_out, finish, finished, folder_for, make_run, training_config
 from fspmu.models import MODELS, WIDTHS
-from fspmu.models.classifier import Classifier, Description
+from fspmu.models.classifier import Description
 from fspmu.preprocessing import AUGMENTATIONS
 from fspmu.pretraining import METHODS, Pretraining
 from fspmu.pretraining.trained import SampleHistory, Trained
-from fspmu.results.record import check_schema, make_record
-from fspmu.results.store import config_hash, read_json
+from fspmu.results.record import make_record
+from fspmu.results.store import config_hash
 from fspmu.stages.writing import write_predictions
-
-
-@dataclass(frozen=True)
-class OpenedRun:
-    """An earlier run, with its images loaded again and checked against its fingerprint."""
-
-    path: Path
-    config: Json
-    record: Json
-    identity: str
-    """The hash of its config."""
-    model: Classifier
-    images: Images
-    test: Images | None
-    truth: Tensor | None
-    labels: dict[str, Tensor]
 
 
 def data_config(dataset: str, options: DataOptions, train: Images) -> Json:
@@ -109,6 +93,7 @@ def pretrain(options: Pretrain) -> Outcome:
     for part in (asked, options.compute, options.picture):
         check_settings(part)
     check_share(options.assumed_rate, "--assumed-rate")
+    check_out(options.compute.out, options.dataset)
     seed = options.compute.seed or 0
     prepared = prepare(options, seed)
     train, test, description = prepared.train, prepared.test, prepared.description
@@ -123,10 +108,9 @@ def pretrain(options: Pretrain) -> Outcome:
         "seed": seed,
         **({"weights": _fingerprint(options)} if options.weights else {}),
         **picture_config(options.picture),
-        **precision_config(options.compute),
+        **training_config(options.compute),
     }
     out = options.compute.out or Path("runs") / _name(options, prepared.source.name, config)
-    check_outside(out, options.dataset)
     run = make_run(options.compute, test, seed)
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
@@ -250,47 +234,6 @@ def describe_data(source: Source, train: Images, test: Images | None, extra: Jso
         "shape": list(train.pixels.shape[1:]),
         "fingerprint": source.train.fingerprint(),
         "notes": list(source.notes),
+        "evaluation": None if test is None else "held out" if source.held_out else "given",
         **extra,
     }
-
-
-def open_run(options: OnRun) -> OpenedRun:
-    """Load an earlier run and its images.
-
-    Raises InputError when the run is not finished, or its images are not where they were or not what they were.
-    """
-    path = options.run.expanduser().resolve()
-    if not (path / "config.json").exists():
-        raise InputError(f"{path} is no run folder (no config.json); make one with `fspmu pretrain`")
-    stored = read_json(path / "config.json")
-    check_schema(stored, path / "config.json")
-    if not (path / "done").exists():
-        raise InputError(f"{path} is not finished; run the command that made it again with --resume")
-    try:
-        return _open(path, stored["config"], read_json(path / "record.json"), stored["hash"], options)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {type(error).__name__} {error} in its files; make it again with `fspmu pretrain`") from None
-
-
-def _open(path: Path, config: Json, record: Json, identity: str, options: OnRun) -> OpenedRun:
-    if config.get("command") == "repair":
-        raise InputError(f"{path} holds a repaired model of your own; `fspmu predict` works on it, and `fspmu repair` again, with --forget if you know more")
-    if "data" not in config:
-        raise InputError(f"{path} holds no model to work on, it was made by `fspmu {config.get('command')}`; give the folder of `fspmu pretrain`")
-    check_schema(record, path / "record.json")
-    asked = {name: value for name, value in config["data"].items() if name not in ("dataset", "fingerprint")}
-    recorded = None if os.environ.get(DATA_DIR) else record["data"]["data_dir"]
-    data_dir = options.data_dir or (Path(recorded) if recorded and Path(recorded).is_dir() else None)
-    source = load_source(options.dataset or config["data"]["dataset"], DataOptions(**asked, data_dir=data_dir))
-    if source.train.fingerprint() != config["data"]["fingerprint"]:
-        raise InputError(f"the images of {source.name} are not those {path} was trained on; give the right ones with --dataset or --data-dir")
-    model, labels = load(path), load_tensors(path / "labels.safetensors")
-    preprocessing = model.description.preprocessing if model.description else source.train.preprocessing
-    images = source.train.with_labels(labels["given"], model.class_names).prepared_as(preprocessing)
-    test = None if source.test is None else source.test.with_labels(labels["test"], model.class_names).prepared_as(preprocessing)
-    return OpenedRun(path, config, record, identity, model, images, test, labels.get("true"), labels)
-
-
-def seed_of(options: OnRun, opened: OpenedRun) -> int:
-    """Return the seed asked for, else that of the run."""
-    return int(opened.config["seed"] if options.compute.seed is None else options.compute.seed)

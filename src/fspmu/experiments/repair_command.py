@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fspmu.data.sources import check_outside
 from fspmu.detection import DEFAULT
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.opening import open_model
 from fspmu.errors import InputError, check_settings, choose
-from fspmu.experiments.folders import Outcome, finish, finished, folder_for, make_run, precision_config
+from fspmu.experiments.folders import Outcome, check_out, finish, finished, folder_for, make_run, training_config
 from fspmu.experiments.repair_options import RepairModel
 from fspmu.experiments.reporting import report_after
 from fspmu.repairing import carry_out
@@ -56,9 +55,8 @@ def repair_model(options: RepairModel) -> Outcome:
         corrections=options.corrections,
         rounds=options.rounds,
     )
-    config = config_of(taken, asked, run) | precision_config(options.compute)
+    config = config_of(taken, asked, run) | training_config(options.compute)
     out = options.compute.out or Path("runs") / f"{taken.name}-repair-{config_hash(config)[:8]}"
-    check_outside(out, options.dataset)
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:
             return finished(folder)
@@ -73,6 +71,7 @@ def _check(options: RepairModel) -> None:
     for part in (options.compute, options.split, options.settings):
         if part is not None:
             check_settings(part)
+    check_out(options.compute.out, options.dataset)
     choice = choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
     check_given(options.forget, _finding_asked_for(options, choice))
     check_repeated(options.rounds, choice, options.forget)

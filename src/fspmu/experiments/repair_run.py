@@ -14,19 +14,19 @@ from fspmu.data.images import Images
 from fspmu.data.sources import load_unlabelled
 from fspmu.data.split import indices_of
 from fspmu.detection.label_issues import write_issues
-from fspmu.engine.checkpoint import describe, load, load_tensors, save_model, save_tensors
+from fspmu.engine.checkpoint import describe, load, save_model, save_tensors
 from fspmu.engine.inference import accuracy_of, predict
 from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings
 from fspmu.experiments.drawing import check_picture, draw
+from fspmu.experiments.earlier_run import OpenedRun, left_behind, open_run, seed_of
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
-from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
-from fspmu.experiments.pipeline import OpenedRun, open_run, picture_config, seed_of
+from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config, training_config
+from fspmu.experiments.pipeline import picture_config
 from fspmu.experiments.reporting import report_after
 from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
 from fspmu.preprocessing import Geometry, Preprocessing
-from fspmu.pretraining.two_networks import training_mask
 from fspmu.results.record import make_record
 from fspmu.results.store import read_json, write_text
 from fspmu.stages.choosing import Choice, choose_detection
@@ -133,7 +133,8 @@ def _write_repair(repaired: Mended, issues: pd.DataFrame, folder: Path, opened: 
 
 def _config(command: str, options: Any, opened: OpenedRun) -> Json:
     """Return the part of a config that every command on a run shares: the run it started from, by its config, not by its place."""
-    return {"command": command, "run": opened.identity, "seed": seed_of(options, opened), **precision_config(options.compute)}
+    how = training_config if command == "unlearn" else precision_config
+    return {"command": command, "run": opened.identity, "seed": seed_of(options, opened), **how(options.compute)}
 
 
 def _choice(options: Detect) -> Choice:
@@ -152,28 +153,6 @@ def _wanted(choice: Choice, options: Detect, opened: OpenedRun) -> dict[str, Any
     """Return how `find_label_issues` is asked: with all that the run left behind, and without its test images, whose labels are true ones."""
     how = {"detector": choice.detector, "settings": choice.settings, "cut": choice.cut, "cut_settings": choice.cut_settings, "split": options.split}
     return how | left_behind(opened)
-
-
-def left_behind(opened: OpenedRun) -> dict[str, Any]:
-    """Return what a run left behind beside its model, as keywords of `find_label_issues`: what was set aside before its training is not to be judged."""
-    aside = opened.labels.get("held_out")
-    return {"history": history_of(opened), "fresh": left_out_of_training(opened) if aside is None else aside, "unseen": aside}
-
-
-def history_of(opened: OpenedRun) -> Tensor | None:
-    """Return the margins of the given labels in every epoch of the run's training, (E, N) float16; None where nobody kept them."""
-    path = opened.path / "sample_history.safetensors"
-    margins = load_tensors(path).get("margins") if path.is_file() else None
-    return None if margins is None or not len(margins) else margins
-
-
-def left_out_of_training(opened: OpenedRun) -> Tensor | None:
-    """Return which images the run held out of its training, to choose between two networks, (N,) bool; None where it trained on all."""
-    settings = opened.config.get("settings") or {}
-    if opened.config.get("command") != "pretrain" or "keep" not in settings or opened.config.get("weights"):
-        return None
-    mask = ~training_mask(opened.images, settings["keep"], settings["held_out"], Run(seed=opened.config["seed"], evaluation=opened.test))
-    return mask if bool(mask.any()) else None
 
 
 def evaluate(options: Evaluate) -> Outcome:

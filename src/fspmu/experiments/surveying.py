@@ -5,9 +5,8 @@ from pathlib import Path
 
 from fspmu.engine.checkpoint import save_tensors
 from fspmu.errors import check_settings
+from fspmu.experiments.earlier_run import OpenedRun, left_behind, open_run, seed_of
 from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
-from fspmu.experiments.pipeline import OpenedRun, open_run, seed_of
-from fspmu.experiments.repair_run import left_behind
 from fspmu.experiments.survey_options import Survey
 from fspmu.results.record import make_record
 from fspmu.stages.surveying import plan_survey, survey

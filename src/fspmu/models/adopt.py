@@ -119,19 +119,11 @@ class Adopted(Classifier):
         return Output(logits, _features(given, len(images), layer, self.head_name, self.module))
 
 
-def adopt(module: nn.Module, example: Tensor, num_classes: int | None = None, *, head: str | None = None, class_names: Sequence[str] = ()) -> Classifier:
-    """Return `module` wrapped; `example` (B, C, H, W), B >= 2, is a batch it takes. A network of this package comes back as it is.
+def adopt(module: nn.Module, example: Tensor, num_classes: int | None = None, *, head: str | None = None, class_names: Sequence[str] = ()) -> Adopted:
+    """Return `module` wrapped; `example` (B, C, H, W), B >= 2, is a batch it takes.
 
     Raises InputError when no linear layer makes its logits, or the classes are not `num_classes`.
     """
-    if isinstance(module, Classifier):
-        _check_classes(module.num_classes, num_classes, class_names)
-        return module
-    return wrap(module, example, num_classes, head=head, class_names=class_names)
-
-
-def wrap(module: nn.Module, example: Tensor, num_classes: int | None = None, *, head: str | None = None, class_names: Sequence[str] = ()) -> Adopted:
-    """Return `module` wrapped, as `adopt` does, but never as it is."""
     inner = "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else "_orig_mod" if hasattr(module, "_orig_mod") else ""
     if inner:
         raise InputError(f"a {type(module).__name__} is wrapped around the network; hand over what is inside: its .{inner}")

@@ -12,7 +12,7 @@ from typing import Any
 from fspmu.errors import InputError
 from fspmu.report.published import DOUBTED, published_figure
 from fspmu.results.record import check_schema
-from fspmu.results.store import differences, read_json
+from fspmu.results.store import common, differences, read_json
 
 Json = dict[str, Any]
 Cell = tuple[str, str, str]
@@ -80,14 +80,8 @@ def check_alike(results: Iterable[Result]) -> None:
         config = {key: value for key, value in result.record["config"].items() if key not in ("seed", "run", "noise", "precision")}
         made = config | {"precision": (result.record.get("machine") or {}).get("precision")}
         seed, theirs = first.setdefault(result.cell, (result.seed, made))
-        if apart := differences(_common(made, theirs), _common(theirs, made)):
+        if apart := differences(common(made, theirs), common(theirs, made)):
             raise InputError(f"{', '.join(result.cell)}: seeds {result.seed} and {seed} do not stand in one mean, since {apart[0]}; leave one of them out")
-
-
-def _common(config: Json, other: Json) -> Json:
-    return {
-        key: _common(value, other[key]) if isinstance(value, dict) and isinstance(other[key], dict) else value for key, value in config.items() if key in other
-    }
 
 
 def figures_of(results: Iterable[Result], statistic: str) -> dict[Cell, Figure]:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from filelock import FileLock, Timeout
-
 from fspmu.errors import InputError
 from fspmu.report.page import render_page
 from fspmu.report.payload import build_payload
 from fspmu.report.reviews import check_review, write_review
+from fspmu.results.store import lock, unlock
 
 Json = dict[str, Any]
 
@@ -75,13 +74,8 @@ def open_review(run: Path, compare: Sequence[Path] = (), port: int = 0) -> Itera
     """
     folder = run.expanduser().resolve()
     payload = build_payload(folder, compare)
-    lock = FileLock(folder / ".review.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder} is being reviewed by another `fspmu review`; use its address, or stop it first") from None
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; a review is saved there") from None
+    busy = f"{folder} is being reviewed by another `fspmu review`; use its address, or stop it first"
+    held = lock(folder / ".review.lock", busy, "a review is saved there")
     try:
         try:
             server = ReviewServer(folder, compare, payload, port)
@@ -90,9 +84,7 @@ def open_review(run: Path, compare: Sequence[Path] = (), port: int = 0) -> Itera
         with server:
             yield server
     finally:
-        with contextlib.suppress(OSError):
-            (folder / ".review.lock").unlink()
-        lock.release()
+        unlock(held)
 
 
 class _Handler(BaseHTTPRequestHandler):

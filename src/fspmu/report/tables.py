@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fspmu.results.record import held_out
+
 Json = dict[str, Any]
 
 
@@ -50,11 +52,11 @@ def run_table(record: Json) -> list[Table]:
     if accuracy:
         before = [("before", "before")] if "before" in accuracy else []
         columns = [*before, ("last", "last"), *([("best", "best*")] if "best" in accuracy else [])]
-        held_out = (record.get("evaluation") or {}).get("kind") == "held out"
-        table = new_table("Accuracy on held-out labels (%)" if held_out else "Test accuracy (%)", "", *(name for _, name in columns))
+        aside = held_out(record)
+        table = new_table("Accuracy on held-out labels (%)" if aside else "Test accuracy (%)", "", *(name for _, name in columns))
         table.min_width = 30
         table.caption, table.caption_justify = (
-            ("* picked on these images" if held_out else "* picked on test data", "left") if "best" in accuracy else (None, "left")
+            ("* picked on these images" if aside else "* picked on test data", "left") if "best" in accuracy else (None, "left")
         )
         pair = record.get("pretraining") or {}
         name = str(config.get("method") or config["command"])

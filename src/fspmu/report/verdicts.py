@@ -1,11 +1,13 @@
 """What a page says first: the run, whether the repair paid, five numbers, and what to be careful about."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fspmu.report.run_files import RunFiles
+from fspmu.results.record import held_out
 from fspmu.results.store import read_json
 
 Json = dict[str, Any]
@@ -57,7 +59,7 @@ def run_card(files: RunFiles) -> Json:
         ("Run", files.identity),
         ("Versions", versions),
     ]
-    title = f"{data['name']}: {config.get('method', 'repair')}, wrong labels by {record['detection']['detector']}"
+    title = f"{data['name']}: {config.get('method', 'no repair')}, wrong labels by {record['detection']['detector']}"
     return {"title": title, "command": command_of(files), "facts": [[label, str(value)] for label, value in facts if value not in ("", None)]}
 
 
@@ -100,15 +102,17 @@ def verdict(files: RunFiles) -> Json:
     record = files.record
     detection, total = record["detection"], record["data"]["train"]
     forgotten, share, note = int(files.issues["forget"].sum()), *_noise_share(files)
+    repaired = "method" in files.config
+    time = "to find and to forget" if repaired else "to find"
     spent = sum(record["seconds"].get(stage) or 0.0 for stage in ("detection", "unlearning"))
     anew = record["seconds"].get("pretraining")
     suspects = int(files.issues["is_label_issue"].sum())
     numbers = [
         {"label": "Suspects", "value": f"{suspects:,}", "note": f"of {total:,} images, by {detection['detector']}"},
         {"label": "Estimated noise", "value": percent(share), "note": note},
-        {"label": "Forgotten", "value": f"{forgotten:,}", "note": "labels"},
+        {"label": "Forgotten" if repaired else "To forget", "value": f"{forgotten:,}", "note": "labels"},
         {"label": "Accuracy", "value": change[0], "note": change[1]},
-        {"label": "Time", "value": spell_seconds(spent), "note": f"training took {spell_seconds(anew)}" if anew else "to find and to forget"},
+        {"label": "Time", "value": spell_seconds(spent), "note": f"training took {spell_seconds(anew)}" if anew else time},
     ]
     return {"sentence": sentence, "kind": kind, "numbers": numbers}
 
@@ -117,31 +121,28 @@ def _judged(files: RunFiles) -> tuple[str, str, tuple[str, str]]:
     """Return better, worse, same or unknown, the sentence, and the change with what it was measured on."""
     evaluation, accuracy = files.record.get("evaluation"), files.record.get("test_accuracy") or {}
     if evaluation:
-        trusted = evaluation["kind"] == "given"
-        on = f"on {evaluation['samples']:,} evaluation images" + ("" if trusted else " held out of the training set, whose labels may be wrong")
-        low, high = evaluation["difference_interval"]
-        change = from_to(evaluation["before"], evaluation["after"])
-        kind = "better" if low > 0 else "worse" if high < 0 else "same"
-        sure = {"better": "Better", "worse": "Worse", "same": "No clear change"}[kind]
-        if not trusted and kind != "worse":
-            kind, sure = "unknown", "Not proven"
-        words = f"{sure}: {change} right {on}; {_difference(evaluation['difference'], low, high)}."
-        kept = " The model is handed back as it was." if evaluation["handed_back"] == "original" else ""
-        return kind, words + kept, (change, on)
+        kind, words, change = _weighed(files, evaluation["before"], evaluation["after"], evaluation["samples"], evaluation["difference_interval"])
+        return kind, words + (" The model is handed back as it was." if evaluation["handed_back"] == "original" else ""), change
     before, last = accuracy.get("before"), accuracy.get("last")
+    if "method" not in files.config:
+        return "unknown", "Nothing has been repaired: these are the labels that look wrong. `fspmu unlearn` repairs the model.", ("–", "not repaired")
     if before is None or last is None:
         return "unknown", "Nobody can tell whether the repair paid: there were no evaluation images.", ("–", "no evaluation images")
-    images, known = files.record["data"].get("test", 0), files.material.get("change")
-    change, on = from_to(before, last), f"on {images:,} evaluation images"
-    low, high = known["interval"] if known else (last - before, last - before)  # a run without material says what it saw, and not how sure that is
+    known = files.material.get("change")
+    return _weighed(files, before, last, files.record["data"].get("test", 0), known["interval"] if known else None)
+
+
+def _weighed(files: RunFiles, before: float, after: float, images: int, interval: Sequence[float] | None) -> tuple[str, str, tuple[str, str]]:
+    """Return what `_judged` does, for accuracies on so many images; a run without material says what it saw, and not how sure that is."""
+    doubtful, change = held_out(files.record), from_to(before, after)
+    on = f"on {images:,} evaluation images" + (" held out of the training set, whose labels may be wrong" if doubtful else "")
+    low, high = interval or (after - before, after - before)
     kind = "better" if low > 0 else "worse" if high < 0 else "same"
-    words = {"better": "Better", "worse": "Worse", "same": "No clear change"}[kind]
-    sure = f"; {_difference(last - before, low, high)}" if known else ""
-    return kind, f"{words}: {change} right {on}{sure}.", (change, on)
-
-
-def _difference(points: float, low: float, high: float) -> str:
-    return f"the difference is {100 * points:+.1f} points (95\u202f%: {100 * low:+.1f} to {100 * high:+.1f})"
+    word = {"better": "Better", "worse": "Worse", "same": "No clear change"}[kind]
+    if doubtful and kind != "worse":
+        kind, word = "unknown", "Not proven"
+    sure = f"; the difference is {100 * (after - before):+.1f} points (95\u202f%: {100 * low:+.1f} to {100 * high:+.1f})" if interval else ""
+    return kind, f"{word}: {change} right {on}{sure}.", (change, on)
 
 
 def _noise_share(files: RunFiles) -> tuple[float | None, str]:
@@ -160,9 +161,8 @@ def _noise_share(files: RunFiles) -> tuple[float | None, str]:
 def cautions(files: RunFiles) -> list[Json]:
     """Return what to be careful about, the gravest first."""
     record, data = files.record, files.record["data"]
-    evaluation = record.get("evaluation") or {}
     found = [_caution(text) for text in record["warnings"]]
-    if evaluation.get("kind") == "held out":
+    if held_out(record):
         found.append(("warn", "The evaluation images are held out of the training set: their labels may be as wrong as the others.", "verdict"))
     rare = [name for name, count in zip(files.classes, data["class_counts"], strict=True) if count < RARE]
     if rare:

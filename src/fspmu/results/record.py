@@ -36,6 +36,15 @@ def make_record(**sections: Any) -> dict[str, Any]:
     }
 
 
+def held_out(record: dict[str, Any]) -> bool:
+    """Return whether the evaluation images were held out of the training set as it came, so that their labels may be as wrong as the others.
+
+    Where noise was injected, that was after they were held out: what came is then taken for true.
+    """
+    kind = (record.get("evaluation") or {}).get("kind") or record["data"].get("evaluation")
+    return bool(kind == "held out" and record["data"].get("flip_rate") is None)
+
+
 def check_schema(content: dict[str, Any], path: Path) -> None:
     """Raise InputError when a file was written by a newer version of this package."""
     schema = content.get("schema")

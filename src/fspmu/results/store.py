@@ -111,6 +111,35 @@ def differences(ours: Json, theirs: Json, prefix: str = "") -> list[str]:
     return phrases
 
 
+def common(config: Json, other: Json) -> Json:
+    """Return what a config says of whatever another one speaks of too."""
+    both = {key: value for key, value in config.items() if key in other}
+    return {key: common(value, other[key]) if isinstance(value, dict) and isinstance(other[key], dict) else value for key, value in both.items()}
+
+
+def lock(path: Path, busy: str, remedy: str) -> FileLock:
+    """Return the file `path` as a lock that is held, its folder made where there is none; the system's, so it falls with the process that holds it.
+
+    Raises InputError: `busy` when somebody else holds it, or that its folder cannot be written, with a remedy.
+    """
+    held = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=0)
+    except Timeout:
+        raise InputError(busy) from None
+    except OSError as error:
+        raise InputError(f"cannot write to {path.parent}: {error.strerror}; {remedy}") from None
+    return held
+
+
+def unlock(held: FileLock) -> None:
+    """Let others have a lock, and leave no file behind."""
+    with contextlib.suppress(OSError):  # while it is still held: whoever comes next makes a new one
+        Path(held.lock_file).unlink()
+    held.release()
+
+
 class RunFolder:
     """One folder, one config: locked while in use, resumable until it is done.
 
@@ -129,20 +158,21 @@ class RunFolder:
         """The folder of what `--resume` needs; gone once the run is done."""
         return self.path / "state"
 
+    def check(self) -> None:
+        """Raise InputError for what no run may enter, whatever its config: a file, or a folder that holds something and no run."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"cannot write to {self.path}: it is a file; give another --out")
+        inside = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(PARTIAL)} if self.path.is_dir() else set()
+        if inside - {".lock"} and "config.json" not in inside:
+            raise InputError(f"{self.path} is not empty and holds no run; give another --out")
+
     def open(self, config: Json, *, resume: bool) -> None:
         """Make the folder, or enter it again when it holds `config`.
 
         Raises InputError when it holds another config, belongs to a running process, or is in use and `resume` is off.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path / ".lock")
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            self._lock = None
-            raise InputError(f"{self.path} is being written by another process; wait for it or give another --out") from None
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path}: {error.strerror}; give another --out") from None
+        busy = f"{self.path} is being written by another process; wait for it or give another --out"
+        self._lock = lock(self.path / ".lock", busy, "give another --out")
         try:
             self._enter(json.loads(json.dumps(config)), resume)
         except InputError:
@@ -161,18 +191,15 @@ class RunFolder:
             if not resume:
                 raise InputError(f"{self.path} already holds this run; add --resume to go on with it, or give another --out")
             self.finished = (self.path / "done").exists()
-        elif any(entry.name != ".lock" for entry in self.path.iterdir()):
-            raise InputError(f"{self.path} is not empty and holds no run; give another --out")
         else:
+            self.check()
             self._new = True
             write_json(existing, {"schema": SCHEMA, "hash": config_hash(config), "config": config, "versions": versions()})
 
     def close(self) -> None:
         """Let others use the folder."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # while it is still held: whoever comes next makes a new one
-                (self.path / ".lock").unlink()
-            self._lock.release()
+            unlock(self._lock)
             self._lock = None
 
     def abandon(self) -> None:

@@ -20,6 +20,7 @@ from fspmu.models.adopt import Adopted
 from fspmu.models.classifier import Classifier
 from fspmu.stages.choosing import Choice, check_kind, choose_detection
 from fspmu.stages.deciding import read_decided
+from fspmu.stages.gathering import Beside
 from fspmu.stages.mending import suitable_settings
 from fspmu.stages.rounds import Rounds, check_rounds, config_of_rounds
 from fspmu.stages.taking_in import Taken
@@ -121,8 +122,7 @@ def config_of(taken: Taken, asked: Asked, run: Run) -> dict[str, Any]:
     settings = asked.settings_for(network)
     check_kind(settings, method.settings, "settings")
     check_settings(asked.split)
-    if asked.truth is not None and asked.truth.shape != taken.images.given_labels.shape:
-        raise InputError(f"truth has the shape {tuple(asked.truth.shape)}, but there are {len(taken.images):,} images: give a label for each")
+    Beside(asked.truth, history=asked.history).check(taken.images)
     decided = {} if asked.corrections is None else {"corrections": read_decided(asked.corrections, taken.images, taken.evaluation).digest()}
     forget = None
     if asked.forget is not None:

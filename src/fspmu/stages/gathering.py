@@ -66,6 +66,22 @@ class Beside:
         """The places (M,) of the samples that may be looked at; None: all."""
         return None if self.unseen is None or not bool(self.unseen.any()) else indices_of(~self.unseen)
 
+    def check(self, images: Images) -> None:
+        """Raise InputError for what does not fit `images`."""
+        masks = {"unseen": self.unseen, "fresh": self.fresh if isinstance(self.fresh, Tensor) else None}
+        for name, mask in masks.items():
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(images),)):
+                raise InputError(f"{name} is {mask.dtype} {tuple(mask.shape)}; needed is torch.bool ({len(images)},), which of the images these are")
+        if self.unseen is not None and bool(self.unseen.all()):
+            raise InputError("all images are unseen: there is nothing left to look at")
+        if self.truth is not None and (self.truth.shape != (len(images),) or self.truth.is_floating_point()):
+            raise InputError(f"truth is {self.truth.dtype} {tuple(self.truth.shape)}; needed are whole numbers ({len(images)},), a label for each image")
+        if self.history is not None and (self.history.ndim != 2 or self.history.shape[1] != len(images) or not len(self.history)):
+            raise InputError(f"the history has the shape {tuple(self.history.shape)}; needed is (epochs, {len(images)}), a margin for every image in each")
+        if isinstance(self.fresh, Images) and (self.fresh.class_names != images.class_names or self.fresh.pixels.shape[1:] != images.pixels.shape[1:]):
+            theirs, ours = (f"[{', '.join(some.class_names)}] {tuple(some.pixels.shape[1:])}" for some in (self.fresh, images))
+            raise InputError(f"fresh images have the classes and the size {theirs}, the others {ours}; the two must agree")
+
 
 @dataclass(frozen=True)
 class Looked:
@@ -86,8 +102,7 @@ def check_needs(needs: frozenset[str], settings: Any, images: Images, beside: Be
         raise InputError("the true labels are not known here, so there is no detector 'known'; choose another --detector")
     if "history" in needs and beside.history is None:
         raise InputError("nobody kept how this model learned each sample in its own training; --detector probe trains a fresh network and keeps that instead")
-    if beside.history is not None and (beside.history.ndim != 2 or beside.history.shape[1] != len(images) or not len(beside.history)):
-        raise InputError(f"the history has the shape {tuple(beside.history.shape)}; needed is (epochs, {len(images)}), a margin for every image in each")
+    beside.check(images)
     if "cross_fitted" in needs and len(images) < settings.folds:
         raise InputError(f"--folds is {settings.folds}, but there are only {len(images)} images; give fewer folds")
 

@@ -54,7 +54,7 @@ class SurveySettings(DepthSettings, FoldSettings):
     cuts: str | None = None
     """Names with commas between them. None: all that fit a score."""
     probe: bool = True
-    """Whether a fresh network is trained for a few epochs, for the detectors that judge by one; --no-probe leaves these out, unless --detectors names them."""
+    """--no-probe: train no fresh network, and leave out the detectors that judge by one, unless --detectors names them."""
     cross_fit: bool = False
     """Train a network for each fold too, for confident-learning by networks that never saw a sample; --detectors calls that confident-learning-cross-fit."""
 
@@ -141,6 +141,7 @@ def survey(
     settings, split, run = settings or SurveySettings(), split or SplitSettings(), run or Run.create()
     for part in (settings, split):
         check_settings(part)
+    Beside(truth).check(images)
     beside = Beside(None, unseen, history, fresh)
     choices, left_out = plan_survey(settings, history is not None)
     for name, choice in choices.items():
@@ -154,12 +155,12 @@ def survey(
         given, judged_by = given[seen], None if truth is None else truth.cpu()[seen]
     kept = {name: choice for name, choice in choices.items() if name in scored}
     with run.timed("cuts"):
-        rows, refused = run.processes.from_main(lambda: _rows(kept, scored, given, judged_by, images.num_classes, settings, split, run))
+        rows, scores, refused = run.processes.from_main(lambda: _rows(kept, scored, given, judged_by, images.num_classes, settings, split, run))
     if not rows:
         raise InputError(f"nothing could be surveyed: {'; '.join({**left_out, **refused}.values())}")
     wrong = None if judged_by is None else float((given != judged_by).float().mean())
     report |= {"samples": len(given), "wrong_share": wrong, "left_out": left_out, "refused": refused, "rows": rows}
-    return Surveyed(rows, {name: _whole(values.score, seen, len(images)) for name, values in scored.items()}, report)
+    return Surveyed(rows, {name: _whole(values, seen, len(images)) for name, values in scores.items()}, report)
 
 
 def _needs(name: str, choice: Choice, beside: Beside) -> frozenset[str]:
@@ -225,9 +226,10 @@ def _rows(
     settings: SurveySettings,
     split: SplitSettings,
     run: Run,
-) -> tuple[list[Json], dict[str, str]]:
-    """Return a row for each detector and cut, and why a cut refused a score."""
+) -> tuple[list[Json], dict[str, Tensor], dict[str, str]]:
+    """Return a row for each detector and cut, the score (M,) of each detector as its own cut leaves it, and why a cut refused a score."""
     rows: list[Json] = []
+    scores = {name: found.score for name, found in scored.items()}
     flagged: list[Tensor] = []
     refused: dict[str, str] = {}
     for name, own in choices.items():
@@ -241,15 +243,18 @@ def _rows(
             seconds = time.perf_counter() - started
             found = split_judged(judged, given, num_classes, choice, split)
             flagged.append(found.forget | ~found.retain)
+            score = final_score(judged, found)
+            if choice.cut == own.cut:
+                scores[name] = score
             row: Json = {"detector": name, "cut": choice.cut, "own": choice.cut == own.cut, "flagged": float(flagged[-1].float().mean()), "seconds": seconds}
             if truth is not None:
-                quality = detection_quality(final_score(judged, found), found, given, truth)
+                quality = detection_quality(score, found, given, truth)
                 row |= {key: value for key, value in quality.items() if key != "wrong_share"}
             rows.append(row | {"remarks": list(judged.remarks)})
     usual = next((mask for row, mask in zip(rows, flagged, strict=True) if row["detector"] == DEFAULT and row["own"]), None)
     for row, mask in zip(rows, flagged, strict=True):
         row["agreement"] = None if usual is None else float((mask == usual).float().mean())
-    return rows, refused
+    return rows, scores, refused
 
 
 def _whole(values: Tensor, seen: Tensor | None, total: int) -> Tensor:

@@ -54,15 +54,18 @@ class Work:
 
 
 @contextlib.contextmanager
-def entered(out: str | Path, config: Json, run: Run) -> Iterator[RunFolder]:
-    """Enter the folder of a repair, new or stopped before, for as long as the repair takes; only the main process opens it."""
+def entered(out: str | Path, config: Json, run: Run, *, resume: bool = True) -> Iterator[RunFolder]:
+    """Enter the folder of `config`, and leave it unlocked; only the main process opens it and may write.
+
+    resume: whether it may be one that was stopped before, or is finished.
+    """
     folder = RunFolder(out)
-    run.processes.from_main(lambda: folder.open(config, resume=True))
+    run.processes.from_main(lambda: folder.open(config, resume=resume))
     folder.finished = run.processes.from_main(lambda: folder.finished)
     run.folder = folder if run.processes.main else None
     try:
         yield folder
-        run.processes.wait()
+        run.processes.wait()  # whoever reads this folder next finds it whole
     except InputError:
         folder.abandon()
         raise
