@@ -2,8 +2,8 @@
 
     python benchmarks/precision.py --data-dir DIR --out DIR
 
-First 5,000 training images, PreActResNet18 of width 16, 12 epochs on 50% symmetric noise, then the default repair. Every part is resumable: run the same
-command again. Prints a Markdown table and writes one JSON line per run to OUT/records.jsonl.
+First 5,000 training images, PreActResNet18 of width 16, 12 epochs on 50% symmetric noise, then the published repair by `gmm`. Every part is resumable: run
+the same command again. Prints a Markdown table and writes one JSON line per run to OUT/records.jsonl.
 
 A CPU without bf16 instructions computes bf16 convolutions a dozen times slower than fp32 ones. There this script computes them in fp32, on operands rounded to
 bf16 and with results rounded to bf16, which is what the instructions do (products summed in fp32, rounded once); all else is `--precision bf16` itself.

@@ -150,7 +150,7 @@ def _named(choice: Choice) -> str:
 
 
 def _wanted(choice: Choice, options: Detect, opened: OpenedRun) -> dict[str, Any]:
-    """Return how `find_label_issues` is asked: with all that the run left behind, and without its test images, whose labels are true ones."""
+    """Return how `find_label_issues` is asked: with all that the run left behind, and without its test images, whose labels may be true ones."""
     how = {"detector": choice.detector, "settings": choice.settings, "cut": choice.cut, "cut_settings": choice.cut_settings, "split": options.split}
     return how | left_behind(opened)
 
