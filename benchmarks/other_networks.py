@@ -24,7 +24,7 @@ from fspmu.data.label_noise import NoiseOptions, inject
 from fspmu.data.sources import DataOptions, load_source
 from fspmu.engine.inference import accuracy
 from fspmu.engine.run import Run
-from fspmu.models.adopt import wrap
+from fspmu.models.adopt import adopt
 from fspmu.models.classifier import Classifier
 from fspmu.stages.finding import find_label_issues
 from fspmu.stages.mending import unlearn
@@ -68,7 +68,7 @@ def main() -> None:
     images, test = noisy.train.prepared_as(plain), source.test.prepared_as(plain)
     for name, build in NETWORKS.items():
         torch.manual_seed(options.seed)
-        network = wrap(build(), torch.randn(2, 3, 8, 8), 10, class_names=images.class_names)
+        network = adopt(build(), torch.randn(2, 3, 8, 8), 10, class_names=images.class_names)
         agreement = learn(network, images, options.seed)
         run = Run(seed=options.seed)
         before = accuracy(network, test, run)

@@ -1,7 +1,9 @@
 """The benchmarks: both sides do the same work, and the scripts print what they promise."""
 
+import ast
 import copy
 import importlib
+import importlib.util
 import json
 import sys
 import threading
@@ -34,6 +36,15 @@ def script(monkeypatch):
     yield importlib.import_module
     for name in ("textbook", "run", "gpu"):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "fspmu":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}"), f"{node.module} has no {alias.name}"
 
 
 @pytest.fixture

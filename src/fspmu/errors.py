@@ -94,7 +94,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("share quality threshold beta noise_rate", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
     ("rho_start rho_end tau_conf agreement_share prior_memory", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
     ("rate shrinkage skipped retain_above relabel", lambda value: 0 <= value <= 1, "a fraction: from 0 to 1"),
-    ("margin", lambda value: 0 <= value < 0.5, "from 0 to below 0.5: no P(clean) is further from both ends"),
+    ("margin", lambda value: 0 <= value < 0.5, "from 0 to below 0.5: from there on nothing would be retained"),
     ("momentum tau held_out", lambda value: 0 <= value < 1, "from 0 to below 1"),
 )
 

@@ -13,7 +13,7 @@ from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.checkpoint import save_tensors
 from fspmu.engine.model_card import CardFacts, model_card
 from fspmu.engine.run import Run
-from fspmu.experiments.repair_run import history_of, left_out_of_training
+from fspmu.experiments.earlier_run import history_of, left_out_of_training
 from fspmu.pretraining import METHODS
 from fspmu.pretraining.two_networks import training_mask
 from fspmu.report.verdicts import command_of, settings_of

@@ -279,7 +279,7 @@ def test_records_of_other_settings_are_refused(stub, tmp_path, capsys):
     saved.write_text("".join(f"{json.dumps(line)}\n" for line in (head, *lines)))
     content = saved.read_bytes()
     code, _, err = run(capsys, "grid", "tiny", "--out", tmp_path / "other", "--records", saved)
-    assert code == 2 and "sym 40 ce scrub-reference known seed 0 is in the records, but with other settings than now: settings.lr is 7.0 here" in err
+    assert code == 2 and "sym 40 ce scrub-reference known seed 0 is in the records, but otherwise than now: settings.lr is 7.0 here" in err
     assert saved.read_bytes() == content and not (tmp_path / "other").exists()
     saved.write_text("nothing\n")
     code, _, err = run(capsys, "grid", "tiny", "--out", tmp_path / "other", "--records", saved)

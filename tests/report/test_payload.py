@@ -140,8 +140,8 @@ def test_what_was_found_and_not_repaired_says_so(tmp_path):
     page = build_payload(found)
     check(page)
     assert page["verdict"]["kind"] == "unknown" and page["verdict"]["sentence"].startswith("Nothing has been repaired")
-    labels = [number["label"] for number in page["verdict"]["numbers"]]
-    assert "To forget" in labels and "Forgotten" not in labels and "no repair" in page["run"]["title"]
+    (forgotten,) = (number for number in page["verdict"]["numbers"] if number["label"] == "Forgotten")
+    assert forgotten["value"] == "–" and forgotten["note"].endswith("would be") and "no repair" in page["run"]["title"]
 
 
 def test_a_folder_without_material_says_what_is_missing(tmp_path):

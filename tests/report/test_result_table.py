@@ -64,6 +64,15 @@ def test_markdown_shows_spread_counts_that_differ_and_what_is_missing():
     assert "One seed: no spread" in render(SMALL, results("FSPMU", "sym 50", 0.8), ("last",), "markdown")
 
 
+def test_the_best_of_some_epochs_and_of_others_have_no_mean():
+    found = results("FSPMU", "sym 50", 0.80, 0.90) + results("original", "sym 50", 0.5, 0.7)
+    for result, every in zip(found, (1, 5, 5, 5), strict=True):
+        result.record["machine"]["test_every"] = every
+    last, best = render(SMALL, found, ("last", "best"), "markdown").split("\n\n**")
+    assert "| FSPMU | 85.00 ± 7.07 |" in last and "| FSPMU | – |" in best and "original | 60.00 ± 14.14 |" in best
+    assert "tested after different epochs have no best" in best and "tested after" not in last
+
+
 def test_a_full_table_sets_the_published_figure_and_the_difference_below_ours():
     text = render(FULL, results("FSPMU", "sym 50", 0.8801, 0.8901), ("last", "best"), "markdown")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n\n**")[0].splitlines() if line.startswith("|")]

@@ -271,7 +271,7 @@ REFUSED = {
     "truth of others": (set(), None, {"truth": torch.zeros(5, dtype=torch.int64)}, r"truth is torch.int64 \(5,\); needed are whole numbers \(121,\)"),
     "truth in fractions": (set(), None, {"truth": torch.zeros(121)}, r"truth is torch.float32"),
     "unseen by number": (set(), None, {"unseen": torch.arange(121)}, r"unseen is torch.int64 \(121,\); needed is torch.bool"),
-    "nothing seen": (set(), None, {"unseen": torch.ones(121, dtype=torch.bool)}, "all images are unseen"),
+    "nothing seen": (set(), None, {"unseen": torch.ones(121, dtype=torch.bool)}, "unseen is set for all images"),
     "fresh of others": (set(), None, {"fresh": torch.zeros(7, dtype=torch.bool)}, r"fresh is torch.bool \(7,\); needed is torch.bool \(121,\)"),
     "too many folds": ({"cross_fitted"}, FoldSettings(folds=200), {}, "--folds is 200, but there are only 121 images"),
 }

@@ -70,6 +70,11 @@ class Source:
     rows: Tensor | None = None
     held_out: bool = False
 
+    @property
+    def evaluation(self) -> str | None:
+        """Where the test images come from: `given`, or `held out` of the training part; None: there are none."""
+        return None if self.test is None else "held out" if self.held_out else "given"
+
 
 def check_outside(out: Path, dataset: object) -> None:
     """Raise InputError when what is to be written lies among the images of a folder `dataset`, where it would be taken for a class the next time."""
@@ -134,7 +139,7 @@ def list_parts(dataset: str, options: DataOptions, scratch: Path, *, any_table: 
         path = path.resolve()
         return path.stem, list_table(path, path.parent), None
     if path.exists():
-        raise InputError(f"{dataset} is a file; give the folder that holds the images, or hf:{dataset} for a parquet file")
+        raise InputError(f"{dataset} is a file; give the folder that holds the images, or hf:PATH for a .parquet file")
     raise InputError(f"no folder and no data set is named {dataset!r}; {suggestion(dataset, [*NAMES, 'hf:NAME_OR_PATH'])}, or a folder")
 
 

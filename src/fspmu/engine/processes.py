@@ -163,10 +163,11 @@ def join(device: str) -> tuple[Processes, torch.device]:
         raise InputError(f"this host has {torch.cuda.device_count()} GPUs, too few for its processes; start one process for each GPU, or give --device cpu")
     from accelerate import PartialState
 
+    of_others = torch.distributed.is_available() and torch.distributed.is_initialized()
     state = PartialState(cpu=place.type == "cpu", timeout=PATIENCE)
     if state.num_processes != count:
         raise InputError(f"WORLD_SIZE says {count} processes, but they could not be joined; start them by torchrun or accelerate launch")
-    if state.device.type == "cpu":
+    if state.device.type == "cpu" and not of_others:
         atexit.register(leave)  # threads of gloo that outlive the interpreter abort the process now and then, after all its work
     return Processes(state.process_index, state.num_processes, state.device), state.device
 

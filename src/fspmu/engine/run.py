@@ -100,9 +100,10 @@ class Run:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What the figures were computed on: for the record, not for the config."""
+        """What the figures were computed on, and how often was tested: for the record, not for the config."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         described = {"device": name, "precision": self.precision, "threads": torch.get_num_threads(), "processes": self.processes.count}
+        described["test_every"] = self.test_every
         return described | ({"compiled": True} if self.compile else {})
 
     def generator(self, *purpose: object) -> torch.Generator:

@@ -83,6 +83,7 @@ def _open(path: Path, config: Json, record: Json, identity: str, options: OnRun)
     preprocessing = model.description.preprocessing if model.description else source.train.preprocessing
     images = source.train.with_labels(labels["given"], model.class_names).prepared_as(preprocessing)
     test = None if source.test is None else source.test.with_labels(labels["test"], model.class_names).prepared_as(preprocessing)
+    record = record | {"data": record["data"] | {"evaluation": source.evaluation}}  # a record of an older version does not say
     return OpenedRun(path, config, record, identity, model, images, test, labels.get("true"), labels)
 
 

@@ -79,11 +79,6 @@ def precision_config(compute: Compute) -> Json:
     return asked_precision(compute.precision) | ({"sync_bn": True} if compute.sync_bn else {})
 
 
-def training_config(compute: Compute) -> Json:
-    """Return the same, and after which epochs the evaluation images were looked at, where not after each: it is these that `best` is the best of."""
-    return precision_config(compute) | ({"test_every": compute.test_every} if compute.test_every != 1 else {})
-
-
 def finish(folder: RunFolder, record: Json, run: Run) -> Outcome:
     """Write the record and the done mark: the last two files of every run."""
     if run.processes.main:

@@ -39,7 +39,7 @@ def left_over(jobs: Sequence[Job], known: Sequence[Result]) -> list[Job]:
         if config is None:
             unknown.append(job)
         elif apart := _changed(job, config):
-            raise InputError(f"{job.title} is in the records, but with other settings than now: {apart[0]}; give another file to --records")
+            raise InputError(f"{job.title} is in the records, but otherwise than now: {apart[0]}; give another file to --records")
     folders = {job.folder for job in unknown} | {job.needs for job in unknown}
     return [job for job in jobs if job.folder in folders]
 
@@ -56,8 +56,6 @@ def check_precision_of(known: Sequence[Result], jobs: Sequence[Job], asked: str)
 def _changed(job: Job, then: Json) -> list[str]:
     """Return what a run of `job` would have otherwise now than one that had the config `then`; what there is only now, or was only then, does not count."""
     now = json.loads(json.dumps(_asked(job), default=str))
-    if isinstance(then.get("cut"), dict):  # before cuts had names, that was what is called the split now
-        then = {key: value for key, value in then.items() if key != "cut"} | {"split": then["cut"]}
     return differences(common(then, now), common(now, then))
 
 
@@ -68,7 +66,7 @@ def _asked(job: Job) -> Json:
         classes = SIZES[options.dataset][2] if options.dataset in SIZES else None
         model = {"name": options.model, "width": options.width, "augment": options.augment}
         return {
-            "data": {"dataset": options.dataset} | {name: value for name, value in asdict(options.data).items() if name != "data_dir"},
+            "data": _data(options),
             "noise": asdict(options.noise),
             "model": {name: value for name, value in model.items() if value is not None},
             "method": options.method,
@@ -76,9 +74,13 @@ def _asked(job: Job) -> Json:
     if isinstance(options, Unlearn):
         choice = choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
         repair = {"method": options.method, "settings": asdict(settings_of(options, job.run.start)), "split": asdict(options.split)}
-        return choice.config() | repair | config_of_rounds(options.rounds)
+        return choice.config() | repair | config_of_rounds(options.rounds) | {"data": _data(job.run.start)}
     looking = {name: value for name, value in asdict(options.survey).items() if name != "detectors"}  # a record names those that it found evidence for
     return {"survey": looking, "split": asdict(options.split)}
+
+
+def _data(start: Pretrain) -> Json:
+    return {"dataset": start.dataset} | {name: value for name, value in asdict(start.data).items() if name != "data_dir"}
 
 
 def joined(known: Sequence[Result], made: Sequence[Result]) -> list[Result]:

@@ -20,7 +20,7 @@ from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, check_share, choose
 from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.experiment import Pretrain, Tsne
-from fspmu.experiments.folders import Json, Outcome, check_out, finish, finished, folder_for, make_run, training_config
+from fspmu.experiments.folders import Json, Outcome, check_out, finish, finished, folder_for, make_run, precision_config
 from fspmu.models import MODELS, WIDTHS
 from fspmu.models.classifier import Description
 from fspmu.preprocessing import AUGMENTATIONS
@@ -108,7 +108,7 @@ def pretrain(options: Pretrain) -> Outcome:
         "seed": seed,
         **({"weights": _fingerprint(options)} if options.weights else {}),
         **picture_config(options.picture),
-        **training_config(options.compute),
+        **precision_config(options.compute),
     }
     out = options.compute.out or Path("runs") / _name(options, prepared.source.name, config)
     run = make_run(options.compute, test, seed)
@@ -234,6 +234,6 @@ def describe_data(source: Source, train: Images, test: Images | None, extra: Jso
         "shape": list(train.pixels.shape[1:]),
         "fingerprint": source.train.fingerprint(),
         "notes": list(source.notes),
-        "evaluation": None if test is None else "held out" if source.held_out else "given",
+        "evaluation": source.evaluation,
         **extra,
     }

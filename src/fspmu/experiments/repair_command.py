@@ -10,7 +10,7 @@ from fspmu.detection import DEFAULT
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.opening import open_model
 from fspmu.errors import InputError, check_settings, choose
-from fspmu.experiments.folders import Outcome, check_out, finish, finished, folder_for, make_run, training_config
+from fspmu.experiments.folders import Outcome, check_out, finish, finished, folder_for, make_run, precision_config
 from fspmu.experiments.repair_options import RepairModel
 from fspmu.experiments.reporting import report_after
 from fspmu.repairing import carry_out
@@ -55,7 +55,7 @@ def repair_model(options: RepairModel) -> Outcome:
         corrections=options.corrections,
         rounds=options.rounds,
     )
-    config = config_of(taken, asked, run) | training_config(options.compute)
+    config = config_of(taken, asked, run) | precision_config(options.compute)
     out = options.compute.out or Path("runs") / f"{taken.name}-repair-{config_hash(config)[:8]}"
     with folder_for(out, config, options.compute, run) as folder:
         if folder.finished:

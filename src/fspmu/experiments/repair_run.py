@@ -21,7 +21,7 @@ from fspmu.errors import InputError, check_settings
 from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.earlier_run import OpenedRun, left_behind, open_run, seed_of
 from fspmu.experiments.experiment import Detect, Evaluate, Predict, Unlearn
-from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config, training_config
+from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.experiments.pipeline import picture_config
 from fspmu.experiments.reporting import report_after
 from fspmu.models.adopt import Adopted
@@ -133,8 +133,7 @@ def _write_repair(repaired: Mended, issues: pd.DataFrame, folder: Path, opened: 
 
 def _config(command: str, options: Any, opened: OpenedRun) -> Json:
     """Return the part of a config that every command on a run shares: the run it started from, by its config, not by its place."""
-    how = training_config if command == "unlearn" else precision_config
-    return {"command": command, "run": opened.identity, "seed": seed_of(options, opened), **how(options.compute)}
+    return {"command": command, "run": opened.identity, "seed": seed_of(options, opened), **precision_config(options.compute)}
 
 
 def _choice(options: Detect) -> Choice:

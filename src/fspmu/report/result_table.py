@@ -5,7 +5,7 @@ import io
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,25 @@ def check_alike(results: Iterable[Result]) -> None:
 
 
 def figures_of(results: Iterable[Result], statistic: str) -> dict[Cell, Figure]:
-    """Return mean and standard deviation (n - 1) of each cell over its seeds, from the accuracies `last` or `best`.
+    """Return mean and standard deviation (n - 1) of each cell over its seeds, from the accuracies `last` or `best`; no best of what was `tested_unlike`.
 
     Raises InputError when a cell has two results for one seed that differ.
     """
-    of_runs = ((result.cell, result.seed, (result.record.get("test_accuracy") or {}).get(statistic)) for result in results)
+    unlike = tested_unlike(results := list(results)) if statistic == "best" else set()
+    of_runs = ((result.cell, result.seed, (result.record.get("test_accuracy") or {}).get(statistic)) for result in results if result.cell not in unlike)
     return over_seeds((cell, seed, None if value is None else 100 * value) for cell, seed, value in of_runs)
+
+
+def tested_unlike(results: Iterable[Result]) -> set[Cell]:
+    """Return the cells of which some seeds were tested after other epochs than others, so that their best do not stand in one mean.
+
+    Records from before this was kept do not say.
+    """
+    told: dict[Cell, set[int]] = {}
+    for result in results:
+        if (every := (result.record.get("machine") or {}).get("test_every")) is not None:
+            told.setdefault(result.cell, set()).add(every)
+    return {cell for cell, every in told.items() if len(every) > 1}
 
 
 def over_seeds(values: Iterable[tuple[Cell, int, float | None]]) -> dict[Cell, Figure]:
@@ -118,7 +131,11 @@ def render(layout: Layout, results: Sequence[Result], wanted: Sequence[str], for
     shown = [name for name in STATISTICS if name in wanted]
     if form == "csv":
         return _csv(layout, {name: figures_of(results, name) for name in shown})
-    return "\n\n".join(SHEETS[form](_sheet(layout, name, figures_of(results, name))) for name in shown)
+    sheets = {name: _sheet(layout, name, figures_of(results, name)) for name in shown}
+    if "best" in sheets and tested_unlike(results):
+        left_out = "Cells whose seeds were tested after different epochs have no best."
+        sheets["best"] = replace(sheets["best"], notes=[*sheets["best"].notes, left_out])
+    return "\n\n".join(map(SHEETS[form], sheets.values()))
 
 
 def _body(layout: Layout, statistic: str, figures: Mapping[Cell, Figure], usual: int) -> list[list[str]]:

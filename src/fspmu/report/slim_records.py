@@ -7,7 +7,7 @@ from typing import Any
 
 from fspmu.errors import InputError
 from fspmu.report.result_table import Layout, Result
-from fspmu.results.record import SCHEMA, check_schema
+from fspmu.results.record import SCHEMA, check_schema, up_to_date
 from fspmu.results.store import config_hash, write_text
 
 Json = dict[str, Any]
@@ -87,7 +87,7 @@ def _cell(line: Json) -> tuple[str, str, str]:
 
 
 def _record(line: Json, shared: Json) -> Json:
-    config = shared[line["config"]] | {key: line[key] for key in _OWN if key in line}
+    config = up_to_date(shared[line["config"]]) | {key: line[key] for key in _OWN if key in line}
     return {
         "config": config,
         "test_accuracy": line.get("test_accuracy"),

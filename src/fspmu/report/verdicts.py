@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fspmu.report.run_files import RunFiles
-from fspmu.results.record import held_out
+from fspmu.results.record import held_out, up_to_date
 from fspmu.results.store import read_json
 
 Json = dict[str, Any]
@@ -89,8 +89,8 @@ def _run_of(files: RunFiles) -> str:
 
 
 def settings_of(config: Json) -> dict[str, Json]:
-    """Return the settings in the config of a run, by what they are of; runs from before cuts had names kept the split under `cut`."""
-    split = config.get("split") or (config["cut"] if isinstance(config.get("cut"), dict) else None)
+    """Return the settings in the config of a run, by what they are of."""
+    split = up_to_date(config).get("split")
     cut = None if config.get("detector") == "given" else config.get("cut_settings")
     parts = {"detector": config.get("detector_settings"), "cut": cut, "split": split, "method": config.get("settings"), "rounds": config.get("rounds")}
     return {name: part or {} for name, part in parts.items()}
@@ -110,7 +110,7 @@ def verdict(files: RunFiles) -> Json:
     numbers = [
         {"label": "Suspects", "value": f"{suspects:,}", "note": f"of {total:,} images, by {detection['detector']}"},
         {"label": "Estimated noise", "value": percent(share), "note": note},
-        {"label": "Forgotten" if repaired else "To forget", "value": f"{forgotten:,}", "note": "labels"},
+        {"label": "Forgotten", "value": f"{forgotten:,}" if repaired else "–", "note": "labels" if repaired else f"{forgotten:,} would be"},
         {"label": "Accuracy", "value": change[0], "note": change[1]},
         {"label": "Time", "value": spell_seconds(spent), "note": f"training took {spell_seconds(anew)}" if anew else time},
     ]

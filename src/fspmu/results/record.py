@@ -36,13 +36,20 @@ def make_record(**sections: Any) -> dict[str, Any]:
     }
 
 
+def up_to_date(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config as it would be written today: before cuts had names, `cut` was what is called `split` now."""
+    if not isinstance(config.get("cut"), dict):
+        return config
+    return {name: value for name, value in config.items() if name != "cut"} | {"split": config["cut"]}
+
+
 def held_out(record: dict[str, Any]) -> bool:
     """Return whether the evaluation images were held out of the training set as it came, so that their labels may be as wrong as the others.
 
     Where noise was injected, that was after they were held out: what came is then taken for true.
     """
     kind = (record.get("evaluation") or {}).get("kind") or record["data"].get("evaluation")
-    return bool(kind == "held out" and record["data"].get("flip_rate") is None)
+    return bool(kind == "held out" and not record["data"].get("flip_rate"))
 
 
 def check_schema(content: dict[str, Any], path: Path) -> None:

@@ -160,9 +160,12 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise InputError for what no run may enter, whatever its config: a file, or a folder that holds something and no run."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"cannot write to {self.path}: it is a file; give another --out")
-        inside = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(PARTIAL)} if self.path.is_dir() else set()
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"cannot write to {self.path}: it is a file; give another --out")
+            inside = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(PARTIAL)} if self.path.is_dir() else set()
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}; give another --out") from None
         if inside - {".lock"} and "config.json" not in inside:
             raise InputError(f"{self.path} is not empty and holds no run; give another --out")
 

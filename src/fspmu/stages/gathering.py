@@ -73,7 +73,7 @@ class Beside:
             if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(images),)):
                 raise InputError(f"{name} is {mask.dtype} {tuple(mask.shape)}; needed is torch.bool ({len(images)},), which of the images these are")
         if self.unseen is not None and bool(self.unseen.all()):
-            raise InputError("all images are unseen: there is nothing left to look at")
+            raise InputError("unseen is set for all images, so that there is none to look at; leave some of them False")
         if self.truth is not None and (self.truth.shape != (len(images),) or self.truth.is_floating_point()):
             raise InputError(f"truth is {self.truth.dtype} {tuple(self.truth.shape)}; needed are whole numbers ({len(images)},), a label for each image")
         if self.history is not None and (self.history.ndim != 2 or self.history.shape[1] != len(images) or not len(self.history)):

@@ -229,7 +229,7 @@ def _rows(
 ) -> tuple[list[Json], dict[str, Tensor], dict[str, str]]:
     """Return a row for each detector and cut, the score (M,) of each detector as its own cut leaves it, and why a cut refused a score."""
     rows: list[Json] = []
-    scores = {name: found.score for name, found in scored.items()}
+    scores = {name: _whole_score(choices[name], found, given, num_classes, split, run) for name, found in scored.items()}
     flagged: list[Tensor] = []
     refused: dict[str, str] = {}
     for name, own in choices.items():
@@ -243,18 +243,23 @@ def _rows(
             seconds = time.perf_counter() - started
             found = split_judged(judged, given, num_classes, choice, split)
             flagged.append(found.forget | ~found.retain)
-            score = final_score(judged, found)
-            if choice.cut == own.cut:
-                scores[name] = score
             row: Json = {"detector": name, "cut": choice.cut, "own": choice.cut == own.cut, "flagged": float(flagged[-1].float().mean()), "seconds": seconds}
             if truth is not None:
-                quality = detection_quality(score, found, given, truth)
+                quality = detection_quality(final_score(judged, found), found, given, truth)
                 row |= {key: value for key, value in quality.items() if key != "wrong_share"}
             rows.append(row | {"remarks": list(judged.remarks)})
     usual = next((mask for row, mask in zip(rows, flagged, strict=True) if row["detector"] == DEFAULT and row["own"]), None)
     for row, mask in zip(rows, flagged, strict=True):
         row["agreement"] = None if usual is None else float((mask == usual).float().mean())
     return rows, scores, refused
+
+
+def _whole_score(own: Choice, found: Scored, given: Tensor, num_classes: int, split: SplitSettings, run: Run) -> Tensor:
+    """Return the score (M,) of a detector; one that judges by an early score too says by its own cut what both come to."""
+    if found.early is None:
+        return found.score
+    judged = cut_scores(own, found, given, run.generator("cut", own.detector))
+    return final_score(judged, split_judged(judged, given, num_classes, own, split))
 
 
 def _whole(values: Tensor, seen: Tensor | None, total: int) -> Tensor:
