@@ -306,6 +306,7 @@ BAD = {
     "a rate above one": (["detect", "RUN", "--cut", "noise-rate", "--rate", "2", "--out", "OUT"], "--rate is 2"),
     "an infinite weight": (["unlearn", "RUN", "--delta", "inf", "--out", "OUT"], "--delta is inf"),
     "no width": (["pretrain", "--width", "0"], "--width is 0"),
+    "a key of no weights": (["pretrain", "--weights-key", "ema"], "--weights-key ema says where weights lie in a file, and none is given"),
 }
 
 
@@ -321,6 +322,15 @@ def test_a_place_to_write_is_looked_at_before_anything_is_read(command, tmp_path
         code, _, err = in_process(capsys, command, *flags, "--out", tmp_path / out)
         assert code == 2 and told in err
     assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear" and {entry.name for entry in tmp_path.iterdir()} == {"letters", "file"}
+
+
+def test_a_reader_may_leave_early():
+    """As `head` does: rich would end with 1, and the interpreter with 120 where what it still holds cannot be written."""
+    for arguments in (["methods"], ["--help"]):
+        process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.close()
+        _, err = process.communicate()
+        assert process.returncode == 0 and err == b"", (arguments, err)
 
 
 @pytest.fixture(scope="session")

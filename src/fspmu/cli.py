@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from fspmu import __version__
-from fspmu.errors import EXPECTED, choose, launched, leave_after
+from fspmu.errors import EXPECTED, choose, launched, leave_after, say_no_more
 from fspmu.experiments.flags import first_look, parse
 
 Handler = Callable[[list[str]], None]
@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
     try:
         run_command(list(sys.argv[1:] if arguments is None else arguments))
-    except BrokenPipeError:  # the reader of our output left early, as `head` does
-        sys.stderr.close()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        say_no_more()
     except EXPECTED as error:
         leave_after(error)
     _part()
@@ -258,7 +259,7 @@ def _grid(flags: list[str]) -> None:
 
     result, lines = run_grid(options)
     emit(result, options.json, lines=lines)
-    if result["failed"]:
+    if result["failed"] or result.get("unkept"):
         sys.exit(1)
 
 

@@ -1,5 +1,6 @@
 """What can go wrong in a way that the person at the keyboard can mend."""
 
+import contextlib
 import math
 import os
 import sys
@@ -46,7 +47,7 @@ def launched() -> tuple[int, int]:
 def leave_after(error: BaseException) -> NoReturn:
     """Say on standard error what ended a command, and leave: 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM."""
     if isinstance(error, KeyboardInterrupt):
-        code, text = 143 if error.args else 130, "stopped; a run folder keeps its last saved epoch, and the same command with --resume goes on from there"
+        code, text = 143 if error.args else 130, "stopped; a run folder keeps its last saved epoch, and a command that has --resume goes on from there"
     elif isinstance(error, OSError):
         code, text = 1, f"stopped: {error.filename or 'the system'}: {error.strerror or error}"
     else:
@@ -57,6 +58,12 @@ def leave_after(error: BaseException) -> NoReturn:
     speaker = "fspmu" if rank == 0 else f"fspmu (process {rank + 1} of {count})"
     print(f"{speaker}: {text}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def say_no_more() -> None:
+    """Write nothing more to a reader that left early, as `head` does: neither now nor when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):  # whatever stands in for standard output may have no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

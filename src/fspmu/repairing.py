@@ -139,7 +139,8 @@ def repair(
     found_by = {"detector": detector, "detector_settings": detector_settings, "cut": cut, "cut_settings": cut_settings, "split": split}
     check_given(forget, [name for name, value in found_by.items() if value is not None])
     if out is not None:
-        check_outside(Path(out), images)
+        for some in (images, evaluation):
+            check_outside(Path(out), some)
         RunFolder(out).check()
     run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
     names = None if class_names is None else tuple(class_names)
@@ -177,7 +178,8 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
         taken = held_apart(taken, decided, run)
     images, held = taken.images, taken.held
     found = find(taken, asked, run)
-    looked, found = found.looked, replace(found, looked=None)  # it may be as large as the images: nobody keeps it for long
+    looked = found.looked if bool(held.any()) else None  # it may be as large as the images: nobody keeps it for longer than it is needed
+    found = replace(found, looked=None)
     if decided is not None:
         found = decide_found(found, decided, images)
     warn_of_disagreement(found, images, run)

@@ -166,6 +166,15 @@ def test_describe_changes_only_what_it_is_told():
     assert model.description.trained_by == "fspmu" and model.description.class_names == NAMES
 
 
+def test_the_size_of_its_images_is_kept_where_somebody_knows_it(tmp_path):
+    save_model(describe(make_model(), size=(24, 20)), tmp_path)
+    assert load(tmp_path).description.size == (24, 20)
+    older = json.loads((tmp_path / "model.json").read_text())
+    del older["size"]
+    (tmp_path / "model.json").write_text(json.dumps(older))
+    assert load(tmp_path).description.size is None
+
+
 def test_a_model_without_description_cannot_be_saved(tmp_path):
     model = make_model()
     model.description = None

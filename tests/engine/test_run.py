@@ -54,6 +54,18 @@ def test_the_seed_moves_every_stream():
     assert draws(Run(seed=1), 23) != draws(Run(seed=12), 3)
 
 
+def test_layers_that_draw_by_themselves_reach_no_gpu_of_others(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("a GPU that this run is not on was seeded"))
+    run, before = Run(seed=3), torch.random.get_rng_state()
+    with run._own_draws(1):
+        first = torch.rand(3)
+    with run._own_draws(1):
+        assert torch.equal(torch.rand(3), first)
+    with run._own_draws(2):
+        assert not torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_streams_do_not_depend_on_the_global_state():
     torch_state = torch.random.get_rng_state()
     first = draws(Run(), "noise")

@@ -340,12 +340,57 @@ def test_suggestions_of_a_model_have_to_be_sure(tmp_path):
     table = {"id": ["cat/1.png", "cat/2.png", "dog/1.png"], "given_label": ["cat", "cat", "dog"], "suggested_label": ["dog", "dog", "dog"]}
     pd.DataFrame(table | {"suggested_confidence": [0.95, 0.7, 0.99], "action": ["forget", "forget", "retain"]}).to_csv(tmp_path / "i.csv", index=False)
     result, _, lines = apply((root, tmp_path / "i.csv", tmp_path / "out"))
-    assert (result["changed"], result["unsure"]) == (1, 1) and any("nobody has looked at them; 1 below 0.9" in line for line in lines)
+    assert (result["changed"], result["unsure"]) == (1, 1) and any("1 are a model's suggestions, which nobody has looked at; 1 below 0.9" in line for line in lines)
     assert rows_of(tmp_path / "out/changes.csv")[1:] == [["cat/1.png", "cat", "dog", "accept", "0.95"]]
     result, *_ = apply((root, tmp_path / "i.csv", tmp_path / "all"), min_confidence=0.5, dry_run=True)
     assert result["changed"] == 2 and not (tmp_path / "all").exists()
     with pytest.raises(InputError, match="--min-confidence is 90"):
         apply((root, tmp_path / "i.csv", tmp_path / "all"), min_confidence=90)
+
+
+def test_what_a_person_decided_stands_in_a_table_of_issues_too(tmp_path):
+    root = fill(tmp_path / "pets", ["cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png"])
+    table = {"id": ["cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png"], "given_label": ["cat", "cat", "cat", "dog", "dog"]}
+    table |= {"suggested_label": ["cat", "dog", "dog", "dog", "cat"], "suggested_confidence": [0.2, 1.0, 0.95, 0.3, 0.99]}
+    table |= {"action": ["review", "forget", "forget", "retain", "forget"], "decided": ["drop", "accept", "", "keep", "unsure"]}
+    pd.DataFrame(table).to_csv(tmp_path / "i.csv", index=False)
+    result, _, lines = apply((root, tmp_path / "i.csv", tmp_path / "out"))
+    assert (result["changed"], result["dropped"], result["kept"], result["unsure"]) == (2, 1, 1, 1)
+    assert any("1 are a model's suggestions, which nobody has looked at; 0 below 0.9" in line for line in lines), "the others somebody did look at"
+    assert [row[:4] for row in rows_of(tmp_path / "out/changes.csv")[1:]] == [
+        ["cat/1.png", "cat", "", "drop"],
+        ["cat/2.png", "cat", "dog", "accept"],
+        ["cat/3.png", "cat", "dog", "accept"],
+    ]
+    pd.DataFrame(table | {"decided": ["drop", "acept", "", "", ""]}).to_csv(tmp_path / "i.csv", index=False)
+    with pytest.raises(InputError, match="row 1 .* was decided 'acept'; did you mean 'accept'"):
+        apply((root, tmp_path / "i.csv", tmp_path / "other"))
+
+
+def test_a_table_in_the_models_words_is_read_with_the_same_map(tmp_path):
+    root = fill(tmp_path / "pets", ["Katze/1.png", "Katze/2.png", "Hund/1.png", "Welpe/1.png"])
+    (tmp_path / "map.json").write_text(json.dumps({"Katze": "cat", "Hund": "dog", "Welpe": "dog"}))
+    given = (root, decide(tmp_path / "seen.csv", [("Hund/1.png", "dog", "cat", "accept"), ("Katze/2.png", "cat", "", "drop")]), tmp_path / "out")
+    with pytest.raises(InputError, match="has the class 'dog'"):
+        apply(given)
+    result, *_ = apply(given, class_map=tmp_path / "map.json")
+    assert (result["changed"], result["dropped"]) == (1, 1)
+    assert rows_of(tmp_path / "out/labels_corrected.csv")[1:] == [["Hund/1.png", "Katze"], ["Katze/1.png", "Katze"], ["Welpe/1.png", "Welpe"]]
+    several = decide(tmp_path / "other.csv", [("Katze/1.png", "cat", "dog", "accept")])
+    with pytest.raises(InputError, match="'dog' stands for Hund, Welpe in the data, and 'Katze/1.png' may be any of them"):
+        apply((root, several, tmp_path / "else"), class_map=tmp_path / "map.json")
+    (tmp_path / "map.json").write_text(json.dumps({"Kater": "cat"}))
+    with pytest.raises(InputError, match="names Kater, which the data does not have"):
+        apply(given, class_map=tmp_path / "map.json")
+
+
+def test_a_finished_copy_needs_no_room(tmp_path, monkeypatch):
+    root = fill(tmp_path / "pets", ["cat/1.png", "dog/1.png"])
+    given = (root, decide(tmp_path / "seen.csv", [("cat/1.png", "cat", "dog", "accept")]), tmp_path / "out")
+    first, *_ = apply(given, mode="copy", yes=True)
+    monkeypatch.setattr(corrected_folder.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    again, *_ = apply(given, mode="copy", yes=True)
+    assert again == first | {"already_done": True}
 
 
 def test_digits_are_corrected_as_tables_alone(tmp_path):

@@ -33,7 +33,9 @@ from fspmu.experiments.table_grids import NLL_DETECTOR
 from fspmu.pretraining import METHODS as PRETRAINING
 from fspmu.pretraining import cross_entropy
 from fspmu.report.result_table import Layout, Result
+from fspmu.results.record import up_to_date
 from fspmu.results.store import read_json
+from fspmu.stages.rounds import Rounds
 from fspmu.unlearning import METHODS as UNLEARNING
 from fspmu.unlearning import feature_preserving
 
@@ -303,8 +305,15 @@ def test_whatever_else_was_otherwise_is_refused_too(cell, config, told):
     grid = tiny(3, "FSPMU")
     (job,) = (job for job in jobs(grid, Path("out")) if job.run.cell[1] == cell)
     with pytest.raises(InputError, match=told):
-        left_over([job], [Result(job.run.cell, 0, {"config": config})])
+        left_over([job], [Result(job.run.cell, 0, {"config": up_to_date(config)})])
     assert left_over([job], [Result(job.run.cell, 0, {"config": {"command": "of an older version"}})]) == []
+
+
+def test_records_that_grow_too_large_stop_no_grid(stub, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fspmu.report.slim_records.LARGEST", 600)
+    code, out, _ = run(capsys, "grid", "tiny", "--out", tmp_path / "grid", "--records", tmp_path / "records.jsonl")
+    assert code == 1 and "3 of 3 runs are done" in out and "not all that was made is in the records" in out and "at most 600" in out
+    assert len(started(stub)) == 3
 
 
 def test_a_run_that_always_fails_is_named_and_the_others_are_done(stub, tmp_path, capsys):
@@ -540,6 +549,11 @@ def test_a_run_with_another_detector_and_cut_comes_back_from_json(tmp_path):
     assert plain.stem != jobs[1].run.stem and rebuild(json.loads(json.dumps(jobs_of([start, plain], [0], Compute(), tmp_path, None)[1].payload))).cut is None
     dearer = estimate(jobs[1])[0] - estimate(jobs_of([start, GridRun(Unlearn(LATER, detector="gmm"), start.cell, start)], [0], Compute(), tmp_path, None)[1])[0]
     assert dearer == (2 + 1) * 5000  # two views of every image, and a look at every depth
+    thrice = GridRun(replace(wish, rounds=Rounds(rounds=3)), start.cell, start)
+    more = [now - then for now, then in zip(estimate(jobs_of([start, thrice], [0], Compute(), tmp_path, None)[1]), estimate(jobs[1]), strict=True)]
+    settings = UNLEARNING["fspmu"].suited("tuned-soft")
+    backward = settings.forget_epochs * 900 + settings.epochs * 4100  # a tenth of the 1,000 labels that are drawn anew comes out as it was
+    assert more[1] == 2 * backward and more[0] > 2 * (backward + 2 * 5000), "two repairs more, and two looks at what was made"
 
 
 def test_tables_share_their_pretrainings_and_places_do_not_name_folders(tmp_path):

@@ -236,6 +236,15 @@ def test_a_probe_keeps_its_margins_and_both_evidences_share_it(images, model):
     torch.testing.assert_close(evidence.probe_losses, expected)
 
 
+def test_images_are_copied_only_to_be_shown_once_more(images, model, monkeypatch):
+    taken, subset, unseen = [], Images.subset, torch.arange(121) % 10 == 3
+    monkeypatch.setattr(Images, "subset", lambda self, rows: (taken.append(len(rows)), subset(self, rows))[1])
+    for detector, copies in (("noise-transition", 0), ("gmm-reference", 1)):
+        taken.clear()
+        find_label_issues(model, images, detector=detector, unseen=unseen, run=Run())
+        assert taken.count(int((~unseen).sum())) == copies + ("noise" in detector)  # on which a depth is chosen
+
+
 def test_nobody_judges_an_image_that_it_was_trained_on(images, model, monkeypatch):
     """A network that knows its own images by heart would be sure of their given labels: here each says that it has seen what it was given."""
     seen = []

@@ -178,6 +178,9 @@ def test_networks_of_this_package():
     assert taken.model is own is taken.given and taken.images.preprocessing == description.preprocessing
     assert taken.images.pixels.shape[1:] == (3, 8, 8) and not any("nobody says" in note for note in taken.notes)
     assert take(own, (data.pixels, data.given), size=12).images.pixels.shape[1:] == (3, 12, 12)
+    own.description = replace(description, size=(6, 10))
+    assert take(own, (data.pixels, data.given)).images.pixels.shape[1:] == (3, 6, 10), "as it was trained, whatever size the images have"
+    own.description = description
     for name, value in {"mean": (0.1,), "std": (0.1,), "head": "head", "augment": "crop"}.items():
         with pytest.raises(InputError, match=f"{name} is given, but this Classifier says itself how it was trained; leave it out"):
             take(own, (data.pixels, data.given), **{name: value})

@@ -44,7 +44,7 @@ def read_corrections(
     """Return what a .csv or .parquet file decides of the samples with these ids (N,) and given labels (N,) int64, in its order.
 
     Two kinds are known: a person's, with a column decision, and a table of label issues as this package writes it. Of the latter, issues
-    whose suggestion is at least as sure as `min_confidence` are accepted, others are unsure.
+    whose suggestion is at least as sure as `min_confidence` are accepted, others are unsure; what its column `decided` says of a person is a person's.
     Raises InputError for rows without a sample, classes without a name, and given labels that have changed since.
     """
     samples, table, name = Samples(ids, paths, given_labels, class_names), read_table(path), str(path)
@@ -92,11 +92,17 @@ def _read_suggestions(table: pd.DataFrame, samples: Samples, name: str, min_conf
     reader = class_reader(table, places, samples, name)
     confidences = read_shares(list(table["suggested_confidence"]), "suggested_confidence", name)
     corrections = []
+    decided = list(table["decided"]) if "decided" in table.columns else [None] * len(table)
     for row, (place, action, suggested) in enumerate(zip(places.tolist(), table["action"], table["suggested_label"], strict=True)):
         where = f"row {row} (counted from 0)"
         if action not in ACTIONS:
             raise InputError(f"{name}: {where} has the action {action!r:.60}; {suggestion(str(action), ACTIONS)}")
         label = reader.read(suggested, where)
+        if not _empty(decided[row]):
+            if (word := str(decided[row])) not in DECISIONS:
+                raise InputError(f"{name}: {where} was decided {word!r:.60}; {suggestion(word, DECISIONS)}")
+            corrections.append(Correction(samples.ids[place], samples.class_names[label] if word == "accept" else None, word, place))
+            continue
         if action == "retain" or label == samples.given[place]:
             continue
         sure = bool(confidences[row] >= min_confidence)

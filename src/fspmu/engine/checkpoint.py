@@ -87,7 +87,9 @@ def load(folder: str | Path, *, module: nn.Module | None = None, code: str | Non
     try:
         wanted = content["preprocessing"]
         preprocessing = Preprocessing(tuple(wanted["mean"]), tuple(wanted["std"]), wanted["augment"], wanted["padding"])
-        description = Description(content["name"], content["arguments"], tuple(content["class_names"]), preprocessing, content["trained_by"])
+        height_and_width = content.get("size")  # older files have none
+        size = tuple(height_and_width) if height_and_width else None
+        description = Description(content["name"], content["arguments"], tuple(content["class_names"]), preprocessing, content["trained_by"], size)
         weights = load_tensors(folder / "model.safetensors")
         if entry := content.get("adopted"):
             return rebuild(entry, description, weights, folder, module, code).eval()

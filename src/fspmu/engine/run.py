@@ -248,8 +248,14 @@ class Run:
     @contextlib.contextmanager
     def _own_draws(self, epoch: int) -> Iterator[None]:
         """Let layers that draw without being given a generator, such as dropout, draw what belongs to this epoch; others' draws stay as they were."""
+        seed = self.generator(self.stage, "layers", epoch, self.processes.rank).initial_seed()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.generator(self.stage, "layers", epoch, self.processes.rank).initial_seed())
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU there is
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            elif self.device.type == "mps":
+                torch.mps.manual_seed(seed)
             yield
 
     def log(self, epoch: int, **values: float | None) -> None:

@@ -21,6 +21,8 @@ class Apply:
     """csv: tables of labels. copy, hardlink, symlink: a folder per class. parquet: a data set of the Hub's layout, from an hf: one."""
     min_confidence: float = 0.9
     """Of a label_issues.csv only suggestions at least as sure are applied, a fraction; a person's decisions all are."""
+    class_map: Path | None = None
+    """Which class of the data is which of the model, as `fspmu repair` was told: the table then speaks of the model's classes."""
     include_test: bool = False
     """Correct the test part too, which is otherwise carried along as it is: what measures should not be changed by what it measures."""
     dry_run: bool = False

@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from fspmu.data.classes import read_class_map
 from fspmu.data.corrected_folder import Move, build_folder, check_room, plan_folder
 from fspmu.data.corrected_parquet import class_names_in, label_column, values_by_name, with_labels, write_split
 from fspmu.data.corrected_tables import write_changes, write_tables
@@ -51,7 +53,8 @@ def apply_corrections(options: Apply) -> Shown:
     labels = _corrected(found, corrections)
     _check_mode(options, found)
     moves = plan_folder(files_of(found, labels)) if options.mode in LINKED else []
-    needed = check_room(moves, _out(options), options.mode) if moves else 0
+    done = (_out(options) / "done").is_file()  # and needs nothing more
+    needed = check_room(moves, _out(options), options.mode) if moves and not done else 0
     result = _result(options, found, labels, corrections) | {"bytes": needed}
     waiting = options.dry_run or (options.mode in LINKED and not options.yes)
     if not waiting:
@@ -62,14 +65,34 @@ def apply_corrections(options: Apply) -> Shown:
 
 def _read(options: Apply, found: Labelled) -> list[Correction]:
     """Return the corrections of the samples that may be corrected."""
-    places = {name: place for place, name in enumerate(found.class_names)}
+    told = {} if options.class_map is None else read_class_map(options.class_map)
+    if unknown := sorted(set(told) - set(found.class_names)):
+        raise InputError(f"--class-map {options.class_map} names {some(unknown, 5)}, which the data does not have; its classes: {some(found.class_names)}")
+    own_names: dict[str, list[str]] = {}
+    for name in found.class_names:
+        own_names.setdefault(told.get(name, name), []).append(name)
+    names = tuple(own_names)
+    places = {own: place for place, owns in enumerate(own_names.values()) for own in owns}
     given = torch.tensor([places[label] for label in found.labels], dtype=torch.int64)
-    corrections = read_corrections(options.issues, found.class_names, found.ids, given, paths=found.paths, min_confidence=options.min_confidence)
+    corrections = read_corrections(options.issues, names, found.ids, given, paths=found.paths, min_confidence=options.min_confidence)
+    if told:
+        corrections = [_under_own_name(correction, own_names, options) for correction in corrections]
     beyond = [correction for correction in corrections if correction.row >= found.train and correction.decision in ("accept", "drop")]
     if beyond and not options.include_test:
         ids = some([repr(correction.id) for correction in beyond], 3)
         raise InputError(f"{options.issues} corrects {len(beyond):,} samples of the test part ({ids}); it is left as it is unless you add --include-test")
     return corrections
+
+
+def _under_own_name(correction: Correction, own_names: dict[str, list[str]], options: Apply) -> Correction:
+    """Return the correction with its new label by the name that the data has for it."""
+    if correction.new_label is None:
+        return correction
+    name, *others = own_names[correction.new_label]
+    if others:
+        told = f"{correction.new_label!r:.60} stands for {some([name, *others])} in the data, and {correction.id!r:.120} may be any of them"
+        raise InputError(f"{options.issues}: {told}; leave out its row, or decide on it by hand without --class-map")
+    return replace(correction, new_label=name)
 
 
 def _corrected(found: Labelled, corrections: Sequence[Correction]) -> list[str | None]:
@@ -195,8 +218,9 @@ def _explain(
     lines = [f"note: {note}" for note in found.notes]
     if len(result["pairs"]) > 20:
         lines.append(f"note: {len(result['pairs']) - 20:,} more pairs of classes are not shown")
-    if any(correction.by_model for correction in corrections):
-        lines.append(f"note: these are a model's suggestions and nobody has looked at them; {result['unsure']:,} below {options.min_confidence} were left out")
+    if suggested := Counter(correction.decision for correction in corrections if correction.by_model):
+        left_out = f"{suggested['unsure']:,} below {options.min_confidence} were left out"
+        lines.append(f"note: of these corrections {suggested['accept']:,} are a model's suggestions, which nobody has looked at; {left_out}")
     elif result["unsure"]:
         lines.append(f"note: {result['unsure']:,} samples are undecided and keep their labels")
     lost = set(found.labels) - set(labels)

@@ -195,7 +195,7 @@ class RunGrid:
     where: str = "local"
     """local: one run after the other on this machine. ray: as tasks of a Ray cluster (RAY_ADDRESS), or of a Ray started here."""
     seeds: int | None = None
-    """So many seeds from 0 on (recipes-small: from 7); some runs have fewer. None: 3 for table-known, table-gmm and most of detectors, else 1."""
+    """So many seeds from 0 on (recipes-small: from 7); some runs have fewer. None: 3 for table-known, table-gmm, detectors-small and detectors-10k, else 1."""
     records: Path | None = None
     """File of records as `fspmu table --save` writes it, there or not: what it holds is done, wherever it was made, and every run that ends is added to it."""
     dry_run: bool = False

@@ -242,8 +242,11 @@ def estimate(job: Job) -> tuple[int, int] | None:
         settings = settings_of(job.options, start)
         forgetting, kept = getattr(settings, "forget_epochs", 0) * wrong, train - wrong
         probes, looks = _detection_passes(job.options, classes)
-        forward = 2 * forgetting + (settings.epochs + 1) * kept + (settings.epochs + 2) * test + (1 + looks) * train
-        return probes * train + forward, probes * train + forgetting + settings.epochs * kept
+        rounds = job.options.rounds
+        again = looks if rounds.second_look == "detector" else rounds.look_views
+        repair = 2 * forgetting + (settings.epochs + 1) * kept + (settings.epochs + 2) * test + train
+        forward = rounds.rounds * repair + (looks + (rounds.rounds - 1) * again) * train
+        return probes * train + forward, probes * train + rounds.rounds * (forgetting + settings.epochs * kept)
     settings = method_settings(start, classes)
     if start.method == "ce":
         return settings.epochs * (train + test), settings.epochs * train

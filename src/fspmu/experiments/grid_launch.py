@@ -1,7 +1,6 @@
 """Making the runs of a grid: what is done is skipped, what was stopped goes on, what crashed is tried again, and what fails for good does not end the rest."""
 
 import contextlib
-import functools
 import json
 import signal
 import subprocess
@@ -52,15 +51,24 @@ def run_grid(options: RunGrid) -> tuple[Json, list[str]]:
     result: Json = {"name": options.name, "folder": str(out), "failed": {}, "recorded": len(wanted) - len(jobs)}
     if options.dry_run:
         return _planned(jobs, result)
-    keep = (lambda: None) if options.records is None else functools.partial(add_made, options.records, grid, out)
+    unkept: list[str] = []
+
+    def keep() -> None:
+        try:
+            if options.records is not None:
+                add_made(options.records, grid, out)
+        except InputError as error:  # what is made lies in its folder all the same
+            unkept[:] = [str(error)]
+
     with _alone(out), _stoppable():
         failed = _make(jobs, options, keep)
     done = sum(job.state == "done" for job in jobs)
-    result |= {"failed": {job.title: trouble for job, trouble in failed.items()}, "done": done, "runs": len(jobs)}
+    result |= {"failed": {job.title: trouble for job, trouble in failed.items()}, "done": done, "runs": len(jobs), "unkept": unkept}
     lines = [f"{done:,} of {len(jobs):,} runs are done; they lie in {out}"]
     if options.records is not None:
         lines = [f"{len(wanted) - len(jobs):,} of {len(wanted):,} runs were in {options.records} already", *lines]
     lines += [f"failed for good: {job.title}: {trouble}; its words: {job.log}" for job, trouble in failed.items() if trouble != BLOCKED]
+    lines += [f"not all that was made is in the records: {trouble}" for trouble in unkept]
     if blocked := [job.title for job, trouble in failed.items() if trouble == BLOCKED]:
         lines.append(f"not begun, because {BLOCKED}: {', '.join(blocked)}")
     results = joined(known, results_of(grid, out))

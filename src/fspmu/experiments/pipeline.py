@@ -75,7 +75,9 @@ def prepare(options: Pretrain, seed: int) -> Prepared:
     if options.width is not None and options.width < 1:
         raise InputError(f"--width is {options.width}, but a layer has at least 1 channel")
     arguments = {"width": options.width or WIDTHS[name], "channels": train.pixels.shape[1]}
-    return Prepared(source, noisy, train, test, Description(name, arguments, train.class_names, train.preprocessing, trained_by=options.method))
+    height, width = train.pixels.shape[2:]
+    description = Description(name, arguments, train.class_names, train.preprocessing, trained_by=options.method, size=(height, width))
+    return Prepared(source, noisy, train, test, description)
 
 
 def picture_config(picture: Tsne) -> Json:
@@ -93,6 +95,8 @@ def pretrain(options: Pretrain) -> Outcome:
     for part in (asked, options.compute, options.picture):
         check_settings(part)
     check_share(options.assumed_rate, "--assumed-rate")
+    if options.weights_key is not None and options.weights is None:
+        raise InputError(f"--weights-key {options.weights_key} says where weights lie in a file, and none is given; add --weights, or leave it out")
     check_out(options.compute.out, options.dataset)
     seed = options.compute.seed or 0
     prepared = prepare(options, seed)

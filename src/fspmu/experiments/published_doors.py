@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from fspmu.errors import EXPECTED, InputError, launched, leave_after
+from fspmu.errors import EXPECTED, InputError, launched, leave_after, say_no_more
 
 SPELLINGS = {
     "--noise-mode subclass": "--noise_mode SDN",
@@ -38,13 +38,14 @@ def _leave_after(step: str, parser: "Flags", arguments: Sequence[str] | None) ->
         from fspmu.experiments import published
 
         getattr(published, step)(flags)
+        sys.stdout.flush()
     except InputError as error:
         text = str(error)
         for ours, theirs in SPELLINGS.items():
             text = text.replace(ours, theirs)
         leave_after(InputError(text))
-    except BrokenPipeError:  # the reader of our output left early, as `head` does
-        sys.stderr.close()
+    except BrokenPipeError:
+        say_no_more()
     except EXPECTED as error:
         leave_after(error)
     sys.exit(0)

@@ -71,7 +71,8 @@ def _check(options: RepairModel) -> None:
     for part in (options.compute, options.split, options.settings):
         if part is not None:
             check_settings(part)
-    check_out(options.compute.out, options.dataset)
+    for some in (options.dataset, options.evaluation):
+        check_out(options.compute.out, some)
     choice = choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
     check_given(options.forget, _finding_asked_for(options, choice))
     check_repeated(options.rounds, choice, options.forget)

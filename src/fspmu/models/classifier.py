@@ -30,6 +30,8 @@ class Description:
     class_names: tuple[str, ...] = ()
     preprocessing: Preprocessing = Preprocessing()
     trained_by: str = ""
+    size: tuple[int, int] | None = None
+    """Height and width of the images that it was trained on, in pixels; None: nobody wrote them down."""
 
 
 class Classifier(nn.Module):

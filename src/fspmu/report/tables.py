@@ -34,9 +34,17 @@ def warning_of(record: Json) -> list[str]:
     return [f"note: {text}" for text in record["warnings"][:1]] if worse else []
 
 
+class _Pipeable(Console):
+    """A console that leaves it to its caller what happens when nobody reads any more, where the usual one exits with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError again."""
+        raise BrokenPipeError
+
+
 def show(tables: Sequence[Table], lines: Sequence[str] = (), first: Sequence[str] = (), *, to_stderr: bool = False) -> None:
     """Print first lines, tables and last lines."""
-    console = Console(stderr=to_stderr, highlight=False)
+    console = _Pipeable(stderr=to_stderr, highlight=False)
     for line in first:
         console.print(line, markup=False, soft_wrap=True)
     for table in tables:

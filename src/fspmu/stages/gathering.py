@@ -35,6 +35,8 @@ MOST_FITTED, MOST_FRESH = 10_000, 5_000
 """Training images, and images that the model never saw, on which a depth is chosen: more would not choose another."""
 VIEWED = frozenset({"block", "view_probabilities", "view_margins"})
 PROBED = frozenset({"probe_losses", "reference_probe_losses", "probe_history"})
+SHOWN_AGAIN = PROBED | {"reference_losses", "cross_fitted"}
+"""What is gathered from images that are shown once more, and not from what was seen of them."""
 PASSES = {
     **dict.fromkeys(("logits", "features"), ("plain",)),
     **dict.fromkeys(("view_probabilities", "view_margins"), ("views",)),
@@ -192,8 +194,8 @@ def gather(
         found["history"] = beside.history if seen is None else beside.history[:, seen]
     if "truth" in needs and beside.truth is not None:
         found["truth"] = (beside.truth if seen is None else beside.truth[seen]).cpu()
-    shown = images if seen is None else images.subset(seen)
-    given = shown.given_labels.cpu()
+    given = images.given_labels.cpu() if seen is None else images.given_labels.cpu()[seen]
+    shown = images.subset(seen) if seen is not None and needs & SHOWN_AGAIN else images
     if "reference_losses" in needs:
         with _clocked(seconds, "reference"):
             found["reference_losses"] = F.cross_entropy(predict(model, shown, run, reference=True, rows=NOBODY).logits, given, reduction="none")

@@ -205,8 +205,8 @@ def _load_for(model: Classifier, preprocessing: Preprocessing, images: Any, inta
     if told := [name for name in ("head", "mean", "std") if getattr(intake, name) is not None] + ["augment"] * (intake.augment != "none"):
         raise InputError(f"{told[0]} is given, but this {type(model).__name__} says itself how it was trained; leave it out")
     channels = len(preprocessing.mean)
-    geometry = Geometry((intake.size, intake.size), channels) if intake.size else None
-    loaded = load_images(images, geometry=geometry, preprocessing=preprocessing, **options)
+    size = (intake.size, intake.size) if intake.size else model.description.size if model.description else None
+    loaded = load_images(images, geometry=Geometry(size, channels) if size else None, preprocessing=preprocessing, **options)
     shape = loaded.train.pixels.shape
     if shape[1] != channels:
         loaded = load_images(images, geometry=Geometry((shape[2], shape[3]), channels), preprocessing=preprocessing, **options)
