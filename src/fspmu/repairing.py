@@ -181,7 +181,7 @@ def carry_out(taken: Taken, asked: Asked, run: Run, config: Json | None = None) 
     looked = found.looked if bool(held.any()) else None  # it may be as large as the images: nobody keeps it for longer than it is needed
     found = replace(found, looked=None)
     if decided is not None:
-        found = decide_found(found, decided, images)
+        found = decide_found(found, decided, images, asked.truth)
     warn_of_disagreement(found, images, run)
     settings = asked.settings_for(taken.model)
     if asked.fit:

@@ -340,7 +340,8 @@ def test_suggestions_of_a_model_have_to_be_sure(tmp_path):
     table = {"id": ["cat/1.png", "cat/2.png", "dog/1.png"], "given_label": ["cat", "cat", "dog"], "suggested_label": ["dog", "dog", "dog"]}
     pd.DataFrame(table | {"suggested_confidence": [0.95, 0.7, 0.99], "action": ["forget", "forget", "retain"]}).to_csv(tmp_path / "i.csv", index=False)
     result, _, lines = apply((root, tmp_path / "i.csv", tmp_path / "out"))
-    assert (result["changed"], result["unsure"]) == (1, 1) and any("1 are a model's suggestions, which nobody has looked at; 1 below 0.9" in line for line in lines)
+    assert (result["changed"], result["unsure"]) == (1, 1)
+    assert any("1 are a model's suggestions, which nobody has looked at; 1 below 0.9" in line for line in lines)
     assert rows_of(tmp_path / "out/changes.csv")[1:] == [["cat/1.png", "cat", "dog", "accept", "0.95"]]
     result, *_ = apply((root, tmp_path / "i.csv", tmp_path / "all"), min_confidence=0.5, dry_run=True)
     assert result["changed"] == 2 and not (tmp_path / "all").exists()

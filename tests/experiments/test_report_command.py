@@ -77,6 +77,9 @@ def test_a_persons_word_beats_the_detectors(tmp_path):
             assert line["suggested_label"] == row["new_label"] and line["suggested_confidence"] == 1
     assert (table["decided"] == "").sum() == len(table) - 8 and list(table.columns)[-1] == "decided"
     assert split["forget"].sum() == record["detection"]["forget"] == table["forget"].sum()
+    labels = load_file(folder / "labels.safetensors")
+    wrong, called = labels["given"] != labels["true"], split["forget"].astype(bool) | ~split["retain"].astype(bool)
+    assert record["detection"]["quality"]["recall"] == pytest.approx((wrong & called).sum() / wrong.sum()), "judged as it is carried out"
     page = build_payload(folder)
     assert any("beats the detector's: 3 with another label" in warning["text"] for warning in page["warnings"])
     assert any("decided by a person: accept" in marks for marks in page["items"]["reasons"])

@@ -15,6 +15,7 @@ from fspmu.data.images import Images
 from fspmu.data.issue_tables import Samples, read_table
 from fspmu.data.listing import some
 from fspmu.data.split import Split
+from fspmu.detection.quality import detection_quality
 from fspmu.engine.run import Run
 from fspmu.errors import InputError
 from fspmu.stages.finding import Detection, detection_of
@@ -81,10 +82,14 @@ def decide_split(split: Split, decided: Decided) -> Split:
     return Split((split.retain | right) & ~wrong & ~dropped, (split.forget | wrong) & ~right & ~dropped, clean)
 
 
-def decide_found(found: Detection, decided: Decided, images: Images) -> Detection:
-    """Return what was found, as far as nobody knew better; the report counts who did."""
-    split = decide_split(found.split, decided)
-    return detection_of(images, split, found.predictions, found.score, found.report | {"corrections": decided.counts})
+def decide_found(found: Detection, decided: Decided, images: Images, truth: Tensor | None = None) -> Detection:
+    """Return what was found, as far as nobody knew better; the report counts who did, and judges both together where the truth (N,) is known."""
+    split, report = decide_split(found.split, decided), found.report | {"corrections": decided.counts}
+    if truth is not None and report.get("quality"):
+        seen = ~(found.score.isnan() | split.clean_probability.isnan())
+        masks = Split(split.retain[seen], split.forget[seen], split.clean_probability[seen])
+        report["quality"] = detection_quality(found.score[seen], masks, images.given_labels.cpu()[seen], truth.cpu()[seen])
+    return detection_of(images, split, found.predictions, found.score, report)
 
 
 def mark_decided(issues: pd.DataFrame, decided: Decided, class_names: tuple[str, ...]) -> pd.DataFrame:

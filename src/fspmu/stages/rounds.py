@@ -85,7 +85,7 @@ def repair_rounds(
     run, how = run or Run.create(), dict(finding or {})
     check_rounds(rounds, choose_detection(how.get("detector", DEFAULT), *(how.get(name) for name in ("settings", "cut", "cut_settings"))))
     first = replace(found or find_label_issues(model, images, **how, truth=truth, run=run), looked=None)  # which may be as large as the images
-    first = first if decided is None else decide_found(first, decided, images)
+    first = first if decided is None else decide_found(first, decided, images, truth)
     labels = None if decided is None else decided.new_labels
     if settings is None:
         settings = fitted_settings(suitable_settings(method, model), method, model, images, first.split, run)
@@ -141,7 +141,7 @@ def look_again(
     else:
         assert said is not None
         again = found_by_views(said, images, first, finding.get("split") or SplitSettings(), unseen, truth, run)
-    again = again if decided is None else decide_found(again, decided, images)
+    again = again if decided is None else decide_found(again, decided, images, truth)
     labels = None if decided is None else decided.new_labels
     if rounds.relabel and said is not None:
         spoken = torch.zeros(len(given), dtype=torch.bool) if decided is None else decided.said >= 0
