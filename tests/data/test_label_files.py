@@ -49,7 +49,8 @@ def test_npy_and_npz(tmp_path, kind):
         "0\n2\n1\n1\n0\n",
         "label\n0\n2\n1\n1\n0\n",
         "ant\ncow\nbee\nbee\nant",
-        "\ufefflabel\r\nant\r\n2\r\nbee\r\n1\r\nant\r\n",
+        "\ufefflabel\r\nant\r\ncow\r\nbee\r\nbee\r\nant\r\n",
+        "label\n0\n2.0\n1\n1e0\n0\n",
         "id,label\na,0\nb,2\nc,1\nd,1\ne,0\n",
     ],
 )
@@ -58,7 +59,7 @@ def test_csv(tmp_path, text):
 
 
 def test_csv_columns(tmp_path):
-    path = write_text(tmp_path / "l.csv", "first,second\n0,2\n1,ant\n")
+    path = write_text(tmp_path / "l.csv", "first,second\n0,cow\n1,ant\n")
     assert read(path, "second") == [2, 0]
     with pytest.raises(InputError, match="several keys"):
         read(path)
@@ -77,6 +78,26 @@ def test_names_before_numbers(tmp_path):
     path = tmp_path / "l.json"
     assert read(write_text(path, '["10", "2"]'), names=("10", "2")) == [0, 1]
     assert read(write_text(path, "[1, 0]"), names=("10", "2")) == [1, 0]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0\n1\n2", [0, 1, 2]), ("1\n2\n1\n", [0, 1, 0]), ("3\n2\n1", [2, 1, 0]), ("0\n0", [0, 0])])
+def test_a_file_is_all_names_or_all_ids(tmp_path, text, expected):
+    assert read(write_text(tmp_path / "l.csv", f"label\n{text}"), names=("1", "2", "3")) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "cells", "message"),
+    [
+        (NAMES, ["ant", "2", "bee"], "2 in row 1 is a class id and ant in row 0 a class name"),
+        (NAMES, [1, "ant"], "1 in row 0 is a class id and ant in row 1 a class name"),
+        (("1", "2", "3"), ["1", "0", "3"], "0 in row 1 is a class id and 3 in row 2 a class name"),
+        (("1", "2", "3"), ["0", "4", "3"], r"4 in row 1 \(counted from 0\) is no class; ids run from 0 to 2, names are 1, 2, 3"),
+    ],
+)
+def test_names_and_ids_in_one_file_are_refused(tmp_path, names, cells, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read(write_text(tmp_path / "l.json", json.dumps(cells)), names=names)
+    assert ("write all labels as names, or all as ids" in str(caught.value)) == ("no class" not in message)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

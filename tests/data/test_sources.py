@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fspmu.data import decoding
+from fspmu.data.hub import list_splits
+from fspmu.data.labelled import list_labelled
 from fspmu.data.sources import DataOptions, channel_statistics, check_outside, hold_out, load_source, load_unlabelled
 from fspmu.errors import InputError
 from fspmu.preprocessing import Preprocessing
@@ -263,8 +266,10 @@ def test_decompression_bomb(folder, monkeypatch):
 
 
 def test_images_beyond_memory(folder, monkeypatch):
-    monkeypatch.setattr(os, "sysconf", lambda name: 10)
-    with pytest.raises(InputError, match="give --size or --limit"):
+    monkeypatch.setattr(decoding, "available_memory", lambda: 10)
+    with pytest.raises(
+        InputError, match="8 images of 6 x 8 pixels need .* GiB are free; give fewer images, or where the command has them --limit or a smaller --size"
+    ):
         load_source(str(folder), DataOptions())
 
 
@@ -425,6 +430,17 @@ def test_hub_class_without_a_row(monkeypatch):
     assert source.train.class_names == ("no", "yes") and "left out: never" in " ".join(source.notes)
 
 
+def test_many_classes_are_listed_at_once():
+    import datasets
+
+    count = 20_000
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=[f"class {label}" for label in range(count + 1)])})
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * count, "label": list(range(count))}, features=kinds)
+    started = perf_counter()
+    listing, _ = list_splits("many", {"train": rows}, None, None)
+    assert perf_counter() - started < 3 and listing.notes == (f"classes without an image, left out: class {count}",)
+
+
 def test_local_hub_folder_and_parquet_file(folder, tmp_path, monkeypatch):
     import datasets
 
@@ -435,8 +451,12 @@ def test_local_hub_folder_and_parquet_file(folder, tmp_path, monkeypatch):
     source = load_source(f"hf:{tmp_path / 'local'}", DataOptions(test_share=0))
     assert source.train.class_names == ("cat", "dog") and source.train.class_counts == [5, 5]
     hub_data().to_parquet(tmp_path / "rows.parquet")
-    source = load_source(f"hf:{tmp_path / 'rows.parquet'}", DataOptions(test_share=0))
+    (tmp_path / "rows.parquet").rename(tmp_path / "UPPER.PARQUET")
+    with pytest.raises(InputError, match="UPPER.PARQUET is a file; .* hf:PATH for a .parquet file"):
+        load_source(str(tmp_path / "UPPER.PARQUET"), DataOptions())
+    source = load_source(f"hf:{tmp_path / 'UPPER.PARQUET'}", DataOptions(test_share=0))
     assert source.train.class_names == ("no", "yes") and len(source.train) == 6
+    assert list_labelled(str(tmp_path / "UPPER.PARQUET"), DataOptions()).labels == ["no", "yes"] * 3
 
 
 def write_cifar(root, name="cifar10", column="label", count=12):
@@ -538,8 +558,8 @@ def test_a_folder_named_like_a_known_set_is_ones_own(tmp_path):
 
 def test_nothing_is_written_among_the_images(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    for out, dataset in ((folder / "new", folder), (folder, str(folder)), (Path("runs/x"), ".")):
+    for out, dataset in ((folder / "new", folder), (folder, str(folder)), (Path("runs/x"), "."), (folder / "new", f"hf:{folder}"), (folder, "hf:.")):
         with pytest.raises(InputError, match="lies inside the data set .* give a folder beside it"):
             check_outside(out, dataset)
-    for out, dataset in ((folder.parent / "new", folder), (folder / "digits", "digits"), (folder / "new", None)):
+    for out, dataset in ((folder.parent / "new", folder), (folder / "digits", "digits"), (folder / "new", None), (folder / "new", "hf:some/set")):
         check_outside(out, dataset)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fspmu.detection.cuts import CUTS
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.inference import Predictions
 from fspmu.report.run_files import read_issues
-from fspmu.stages import feature_map
+from fspmu.stages import feature_map, page_material
 from fspmu.stages.feature_map import map_features, quantise
 from fspmu.stages.finding import score_at
 from fspmu.stages.page_material import given_settings, neighbours
@@ -140,8 +141,20 @@ def test_larger_pictures_come_from_files_and_damaged_ones_from_pixels(tmp_path):
     for name, size in (("large-0.webp", (512, 256)), ("large-1.webp", (100, 100))):
         with Image.open(tmp_path / name) as picture:
             assert picture.size == size
+    Image.fromarray(np.full((300, 300), 77 * 257, np.uint16)).save(good)
+    assert write_large(images, [0], 64, tmp_path, 60) == {"0": "large-0.webp"}
+    with Image.open(tmp_path / "large-0.webp") as picture:
+        assert all(abs(value - 77) <= 2 for extrema in picture.getextrema() for value in extrema), "16-bit grey is shown as it is, and not white"
     small = replace(images, pixels=pixels[:, :, :8, :8], paths=None)
     assert write_large(small, [0, 1], 8, tmp_path, 60) == {} and write_large(images, [0], 64, tmp_path, -1) == {}
+
+
+def test_of_many_changed_predictions_every_class_shows_some(monkeypatch):
+    monkeypatch.setattr(page_material, "MOST_FLIPS", 5)
+    before, after = torch.zeros(100, dtype=torch.bool), torch.ones(100, dtype=torch.bool)
+    before[:3], after[:3] = True, False
+    flips = page_material._flips(SimpleNamespace(mended=SimpleNamespace(right=(before, after))))
+    assert flips.fixed == [3, 22, 41, 61, 80] and flips.broken == [0, 1, 2] and (flips.fixed_total, flips.broken_total) == (97, 3)
 
 
 def test_what_lies_beside_the_record_of_a_repair():

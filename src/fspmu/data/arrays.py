@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from fspmu.data.decoding import Picture, Pictures, Take, check_memory, common_size, tell_resized, visit
+from fspmu.data.decoding import Picture, Pictures, Take, check_memory, close_gaps, common_size, tell_resized, visit
 from fspmu.data.hub import list_splits
 from fspmu.data.images import Images
 from fspmu.data.listing import Listing, align, some
@@ -240,7 +240,7 @@ def _read(listing: Listing, geometry: Geometry, where: str, reason: str, skip_un
     if everything is None:
         pixels: Pixels = StreamedPixels(listing.picture, listing.paths or listing.ids, geometry, kept)
     else:
-        pixels = torch.from_numpy(everything[kept.numpy()] if failures else everything)
+        pixels = torch.from_numpy(close_gaps(everything, kept))
     return _Read(listing.subset(kept), pixels, survey.hashes[kept], survey, unreadable, notes)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fspmu.data.folders import SUFFIXES
+from fspmu.data.folders import SUFFIXES, is_training_name
 from fspmu.errors import InputError
 from fspmu.results.store import PARTIAL, replacing
 
@@ -52,10 +52,10 @@ def plan_folder(files: Sequence[File]) -> list[Move]:
         name = PurePosixPath(file.name).relative_to(file.given).as_posix() if file.part in layered else file.name
         home = "/".join(filter(None, (file.part, file.label)))
         targets[row] = next(f"{home}/{candidate}" for candidate in _candidates(file, name) if taken.take(home, candidate))
-    if (inside := [target for target, file in zip(targets, files, strict=True) if not file.part and file.label == "train"]) and all(
-        target.count("/") > 1 for target in inside
-    ):
-        raise InputError("the class 'train' has its images in folders and would be read as the training part; use --mode csv")
+    classes = {file.label for file in files if not file.part}
+    for name in sorted(name for name in classes if is_training_name(name, classes - {name})):
+        if all(target.count("/") > 1 for target, file in zip(targets, files, strict=True) if not file.part and file.label == name):
+            raise InputError(f"the class {name!r} has its images in folders and would be read as the training part; use --mode csv")
     return [Move(file.path, target) for file, target in zip(files, targets, strict=True)]
 
 
@@ -106,7 +106,7 @@ def _check_names(files: Sequence[File]) -> None:
 
 
 def check_room(moves: Sequence[Move], out: Path, mode: str) -> int:
-    """Return the bytes that `mode` (copy, hardlink, symlink) needs below `out`, 0 for links.
+    """Return the bytes that `mode` (copy, hardlink, symlink) needs below `out` beside what an interrupted call has copied already, 0 for links.
 
     Raises InputError when they are not free, when a file is not there, or when a hard link would have to cross file systems.
     """
@@ -121,7 +121,7 @@ def check_room(moves: Sequence[Move], out: Path, mode: str) -> int:
             raise InputError(f"{move.source} is no file; leave it out of the data set")
         if mode == "hardlink" and found.st_dev != os.stat(place).st_dev:
             raise InputError(_crossing(out))
-        needed += found.st_size if mode == "copy" else 0
+        needed += found.st_size if mode == "copy" and not _is_copy(Path(move.source), out / move.target) else 0
     free = shutil.disk_usage(place).free
     if needed > free:
         raise InputError(f"{out} has room for {free:,} bytes and {needed:,} are needed; give an --out on another disk, or --mode hardlink or symlink")

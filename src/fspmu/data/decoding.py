@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from fspmu.data.resizing import check_geometry, fit, is_fit
+from fspmu.data.storage import available_memory
 from fspmu.data.unreadable import reason_for, tell_failures, what_is
 from fspmu.errors import InputError
 from fspmu.preprocessing import Geometry
@@ -85,8 +86,15 @@ def decode(pictures: Pictures, names: Sequence[str], geometry: Geometry | Size |
     failures, resized = visit(pictures, names, geometry, keep)
     notes = (*tell_failures(failures, names, skip_unreadable), *tell_resized(resized, len(names), geometry.size, reason))
     kept = torch.tensor([row for row in range(len(names)) if row not in failures], dtype=torch.int64)
-    everything = torch.from_numpy(pixels)
-    return Decoded(everything[kept] if failures else everything, kept, notes)
+    return Decoded(torch.from_numpy(close_gaps(pixels, kept)), kept, notes)
+
+
+def close_gaps(pixels: NDArray[np.uint8], kept: Tensor) -> NDArray[np.uint8]:
+    """Return the rows `kept` (M,) ascending of pixels (N, ...), moved forward in place: a copy of the rest would need the memory twice."""
+    for place, row in enumerate(kept.tolist()):
+        if place < row:
+            pixels[place] = pixels[row]
+    return pixels[: len(kept)]
 
 
 def tell_resized(resized: int, count: int, size: Size, reason: str) -> tuple[str, ...]:
@@ -134,6 +142,13 @@ def _visit_rows(pictures: Pictures, names: Sequence[str], geometry: Geometry, ta
 def read_picture(picture: Picture, geometry: Geometry) -> NDArray[np.uint8]:
     """Return pixels (C, H, W): the one place where a picture becomes them. Raises whatever its reader raises."""
     return _read(picture, geometry)[0]
+
+
+def read_image(path: Path, largest: int) -> Image.Image:
+    """Return a file in colour and in its own size; a larger JPEG may come smaller, with at least `largest` pixels a side. Raises whatever its reader raises."""
+    with _open(path) as image:
+        image.draft("RGB", (largest, largest))
+        return _to_mode(image, "RGB")
 
 
 def _read(picture: Picture, geometry: Geometry) -> tuple[NDArray[np.uint8], bool]:
@@ -217,12 +232,12 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Return `image` upright in 8 bits; 16-bit grey is scaled, because Pillow's own conversion clips it to white."""
-    turn = _UPRIGHT.get(_orientation(image))
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))  # read now, because Pillow turns a TIFF itself when it is loaded
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    image.load()
     seen = image if image.mode == mode else image.convert(mode)
     return seen if turn is None else seen.transpose(turn)
 
@@ -255,6 +270,9 @@ def _sizes(pictures: Pictures, rows: range) -> list[Size]:
                 continue
             with _open(picture) as image:
                 lying = _orientation(image) >= 5
+                if lying and image.format == "TIFF":  # Pillow turns it itself: its size when it is opened (from 11 on) or loaded
+                    image.load()
+                    lying = False
                 found.append((image.width, image.height) if lying else (image.height, image.width))
         except InputError:
             raise
@@ -264,11 +282,9 @@ def _sizes(pictures: Pictures, rows: range) -> list[Size]:
 
 
 def check_memory(count: int, geometry: Geometry) -> None:
-    """Raise InputError when the pixels alone would fill the machine's memory."""
-    if not hasattr(os, "sysconf"):
-        return
+    """Raise InputError when the pixels alone would fill the memory that is free."""
     height, width = geometry.size
-    needed, present = geometry.channels * count * height * width, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > present:
-        told = f"{count:,} images of {height} x {width} pixels need {needed / 2**30:.1f} GiB"
-        raise InputError(f"{told}, and the machine has {present / 2**30:.1f}; give --size or --limit")
+    needed, free = geometry.channels * count * height * width, available_memory()
+    if free is not None and needed > free:
+        told = f"{count:,} images of {height} x {width} pixels need {needed / 2**30:.3g} GiB of memory, and {free / 2**30:.3g} GiB are free"
+        raise InputError(f"{told}; give fewer images, or where the command has them --limit or a smaller --size")

@@ -1,21 +1,25 @@
 """Images in folders: a folder per class, or a table beside the images, with or without a test part.
 
+A table says what belongs to its folder: where there is one at the root, the folders of its rows say the parts.
 Links are followed to the files and class folders they name, wherever these lie, as other loaders do; a table's files must lie in its folder.
 """
 
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from fspmu.data.listing import Listing, some
-from fspmu.data.tables import is_table, list_files, list_table
+from fspmu.data.tables import FILE_COLUMNS, LABEL_COLUMN, is_table, list_files, list_table
 from fspmu.data.unreadable import printable, what_is
 from fspmu.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"})
-TEST_PARTS = ("test", "val", "valid", "validation")
+TRAIN_PARTS = ("train", "training")
+TEST_PARTS = ("test", "testing", "val", "valid", "validation")
+"""Names of the parts, in upper case too; of several the first is taken."""
 TABLE = "labels.csv"
 HUB_TABLE = "metadata.csv"
 
@@ -33,17 +37,89 @@ def list_folder(root: Path, *, hub_table: bool = False) -> tuple[Listing, Listin
     """Return the training part and the test part, if there is one; ids are relative to `root`.
 
     With `hub_table` a `metadata.csv` that has labels counts like a `labels.csv`.
-    Raises InputError when `root` holds no labelled images, or a class without any.
+    Raises InputError when `root` holds no labelled images, a class without any, or a table that contradicts its folders.
     """
     root = root.resolve()
-    train = root / "train"
-    if not _is_part(train, hub_table):
-        return _list_part(root, root, hub_table), None
-    tests = [name for name in TEST_PARTS if (root / name).is_dir()]
-    listing = _list_part(train, root, hub_table)
-    if unused := [folder.name for folder in _class_folders(root) if folder.name not in ("train", *tests[:1])]:
-        listing = replace(listing, notes=(*listing.notes, f"folders beside train that were passed over: {some(unused, 5)}"))
-    return listing, _list_part(root / tests[0], root, hub_table, empty_classes=True) if tests else None
+    folders = [folder.name for folder in _class_folders(root)]
+    train, table = _training_folder(root, folders, hub_table), _table_in(root, hub_table)
+    notes: tuple[str, ...] = ()
+    if table is not None and train is not None and not is_table(table):  # such as a list of the classes
+        notes, table = (f"{table.name} lacks the column {FILE_COLUMNS[0]} or {LABEL_COLUMN} and was passed over",), None
+    if table is not None:
+        listing = list_table(table, root)
+        if not _names_parts(listing, table, train, hub_table):
+            return listing, None
+        listing, test = _split(listing)
+        notes = (f"the rows of {table.name} below {_top(test.ids[0])} are the test part",) if test is not None else ()
+    elif train is not None:
+        listing, test = _list_part(root / train, root, hub_table), None
+    else:
+        return _list_classes(root, root, empty_classes=False), None
+    unlabelled: list[str] = []
+    for name in _of_names(folders, TEST_PARTS) if test is None else ():
+        if _is_labelled(root / name, hub_table):
+            test = _list_part(root / name, root, hub_table, empty_classes=True)
+            break
+        unlabelled.append(name)
+        notes += (f"folder {name} holds no labelled images and was passed over",)
+    used = {_top(name) for part in (listing, test) if part is not None for name in part.ids}
+    if unused := [name for name in folders if name not in used and name not in unlabelled]:
+        notes += (f"folders beside {_top(listing.ids[0])} that were passed over: {some(unused, 5)}",)
+    return replace(listing, notes=(*listing.notes, *notes)), test
+
+
+def is_training_name(name: str, beside: Collection[str]) -> bool:
+    """Whether a folder `name` of folders is the training part: spelt otherwise than `train` only beside a test part, or alone; else it is a class."""
+    return name == "train" or (name.lower() in TRAIN_PARTS and (not beside or bool(_of_names(beside, TEST_PARTS))))
+
+
+def _training_folder(root: Path, folders: Collection[str], hub_table: bool) -> str | None:
+    for name in _of_names(folders, TRAIN_PARTS):
+        if is_training_name(name, [other for other in folders if other != name]) and _is_part(root / name, hub_table):
+            return name
+    return None
+
+
+def _of_names(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    """Return those of `names` that are known in any case, in the order of `known`."""
+    return sorted((name for name in names if name.lower() in known), key=lambda name: (known.index(name.lower()), name != name.lower(), name))
+
+
+def _top(name: str) -> str:
+    """Return the folder with which an id begins, or the id of a file that lies in none."""
+    return name.split("/", 1)[0]
+
+
+def _names_parts(listing: Listing, table: Path, train: str | None, hub_table: bool) -> bool:
+    """Whether every row of a table at the root lies in the folder of a part, one of them in that of the training part.
+
+    Raises InputError when the folders have labels that the table neither replaces nor leaves alone.
+    """
+    tops = {_top(name) for name in listing.ids}
+    parts = {*_of_names(tops, TRAIN_PARTS), *_of_names(tops, TEST_PARTS)}
+    if parts == tops and _of_names(tops, TRAIN_PARTS):
+        if inner := [found for name in sorted(tops) if (found := _table_in(table.parent / name, hub_table)) is not None]:
+            raise InputError(f"{table} and {inner[0]} both hold labels of the same images; remove or rename one of them")
+        return True
+    if train is not None:
+        beyond = some(sorted(tops - {train}), 5)
+        raise InputError(f"{table} names images of {beyond}, and {table.parent / train} is a training part with its own labels; remove or rename one of them")
+    return False
+
+
+def _split(listing: Listing) -> tuple[Listing, Listing | None]:
+    """Return the rows that lie in the folder of a training part, and those of the first test part."""
+    tops = [_top(name) for name in listing.ids]
+    tests = _of_names(set(tops), TEST_PARTS)
+    train = _only(listing, [row for row, top in enumerate(tops) if top.lower() in TRAIN_PARTS])
+    return train, _only(listing, [row for row, top in enumerate(tops) if top == tests[0]]) if tests else None
+
+
+def _only(listing: Listing, rows: list[int]) -> Listing:
+    """Return the pictures at `rows`, with the classes that are left."""
+    part = listing.subset(torch.tensor(rows, dtype=torch.int64))
+    present = torch.bincount(part.labels).nonzero().flatten()
+    return replace(part, labels=torch.searchsorted(present, part.labels), class_names=tuple(listing.class_names[label] for label in present.tolist()))
 
 
 def find_images(folder: Path) -> Found:
@@ -81,6 +157,10 @@ def _is_image_name(name: str) -> bool:
 def _is_part(folder: Path, hub_table: bool) -> bool:
     """Whether `folder` holds classes or a table; a folder `train` that holds images itself is the class of that name."""
     return _table_in(folder, hub_table) is not None or (folder.is_dir() and bool(_class_folders(folder)) and not _holds_images(folder))
+
+
+def _is_labelled(folder: Path, hub_table: bool) -> bool:
+    return _table_in(folder, hub_table) is not None or any(find_images(each).images for each in _class_folders(folder))
 
 
 def _table_in(folder: Path, hub_table: bool) -> Path | None:

@@ -153,7 +153,7 @@ def load_splits(name: str, scratch: Path) -> Mapping[str, Any]:
 
     path = Path(name).expanduser()
     try:
-        if path.is_file() and path.suffix == ".parquet":
+        if path.is_file() and path.suffix.lower() == ".parquet":
             return dict(datasets.load_dataset("parquet", data_files={"train": str(path)}, cache_dir=str(scratch)))
         if path.exists():
             return dict(datasets.load_dataset(str(path.resolve()), cache_dir=str(scratch)))
@@ -221,9 +221,10 @@ def _list_split(split: Any, part: str, image: str, label: str) -> Listing:
     values, feature = _column(split, label), split.features[label]
     if isinstance(feature, datasets.ClassLabel):
         ids = _class_ids(values, feature.num_classes, f"split {part}")
-        present = torch.bincount(ids).nonzero().flatten().tolist()
+        counts = torch.bincount(ids, minlength=feature.num_classes).tolist()
+        present = [label_id for label_id, count in enumerate(counts) if count]
         names = tuple(feature.names[label_id] for label_id in present)
-        unused = [name for label_id, name in enumerate(feature.names) if label_id not in set(present)]
+        unused = [name for name, count in zip(feature.names, counts, strict=True) if not count]
     else:
         if not is_plain(feature) or any(value is None for value in values):
             raise InputError(f"column {label!r} must hold a whole number, a string or a class in every row to be the label")

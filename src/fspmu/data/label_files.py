@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -30,9 +30,9 @@ TRUTH = "clean_label"
 def read_label_file(path: Path, key: str | None, class_names: Sequence[str]) -> Tensor:
     """Return the labels (M,) int64 in a .npy, .npz, .csv, .json or .pt file.
 
-    Whole numbers are class ids, strings are class names, else class ids. `key` names one of several arrays or columns;
-    CIFAR-N's short names (aggre, random1, worse, noisy) are known.
-    Raises InputError when the file cannot be read, holds anything but plain data, or holds a label of no class.
+    Whole numbers are class ids. Strings are all class names, or else all class ids: where classes are named by numbers and every label can be
+    both, it is a name. `key` names one of several arrays or columns; CIFAR-N's short names (aggre, random1, worse, noisy) are known.
+    Raises InputError when the file cannot be read, holds anything but plain data, names and ids mixed, or a label of no class.
     """
     return _to_labels(_pick(_read_arrays(path), key, path), class_names, path)
 
@@ -152,24 +152,30 @@ def _to_labels(values: Any, class_names: Sequence[str], path: Path) -> Tensor:
         if wrong.any():
             _refuse(array[wrong.argmax()], int(wrong.argmax()), class_names, path)
         return torch.from_numpy(array.astype(np.int64))
+    values = array.tolist()
     places = {name: place for place, name in enumerate(class_names)}
-    labels = [_class_id(value, row, places, class_names, path) for row, value in enumerate(array.tolist())]
-    return torch.tensor(labels, dtype=torch.int64)
+    names = [places.get(value) if isinstance(value, str) else None for value in values]
+    ids = [_whole(value, len(class_names)) for value in values]
+    for reading in (names, ids):
+        if None not in reading:
+            return torch.tensor(reading, dtype=torch.int64)
+    for row, meanings in enumerate(zip(names, ids, strict=True)):
+        if meanings == (None, None):
+            _refuse(values[row], row, class_names, path)
+    number, name = names.index(None), ids.index(None)
+    mixed = f"{values[number]!s:.60} in row {number} is a class id and {values[name]:.60} in row {name} a class name (counted from 0)"
+    raise InputError(f"label file {path}: {mixed}; write all labels as names, or all as ids")
 
 
-def _class_id(value: Any, row: int, places: Mapping[str, int], class_names: Sequence[str], path: Path) -> int:
-    """Return the id of a class name, or of a whole number however it is written."""
-    if isinstance(value, str) and value in places:
-        return places[value]
+def _whole(value: Any, count: int) -> int | None:
+    """Return a whole number below `count`, however it is written."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        number = -1.0
-    if not number.is_integer() or not 0 <= number < len(class_names):
-        _refuse(value, row, class_names, path)
-    return int(number)
+        return None
+    return int(number) if number.is_integer() and 0 <= number < count else None
 
 
-def _refuse(value: Any, row: int, class_names: Sequence[str], path: Path) -> None:
+def _refuse(value: Any, row: int, class_names: Sequence[str], path: Path) -> NoReturn:
     known = f"ids run from 0 to {len(class_names) - 1}, names are {some(class_names)}"
     raise InputError(f"label file {path}: {value!s:.60} in row {row} (counted from 0) is no class; {known}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fspmu.data.corrected_folder import File
+from fspmu.data.folders import TRAIN_PARTS
 from fspmu.data.listing import Listing
 from fspmu.data.sources import NAMES, DataOptions, list_parts
 
@@ -30,7 +31,7 @@ def list_labelled(dataset: str, options: DataOptions) -> Labelled:
     Raises InputError when it is unknown or damaged.
     """
     path = Path(dataset.removeprefix("hf:")).expanduser()
-    if dataset not in NAMES and path.suffix == ".parquet" and path.is_file():
+    if dataset not in NAMES and path.suffix.lower() == ".parquet" and path.is_file():
         dataset = f"hf:{path}"
     with tempfile.TemporaryDirectory(prefix="fspmu-", ignore_cleanup_errors=True) as scratch:
         _, train, test = list_parts(dataset, options, Path(scratch), any_table=True)
@@ -51,7 +52,7 @@ def files_of(found: Labelled, labels: Sequence[str | None]) -> list[File]:
     """Return the files that stay, with their parts: where all of a part lie in a folder of that name, it is one."""
     files = []
     for rows in (range(found.train), range(found.train, len(found.ids))):
-        part = _part_of([found.ids[row] for row in rows], ("train",) if rows.start == 0 else ())
+        part = _part_of([found.ids[row] for row in rows], TRAIN_PARTS if rows.start == 0 else ())
         for row in rows:
             label, name = labels[row], found.ids[row]
             if label is not None and found.paths is not None:
@@ -60,7 +61,7 @@ def files_of(found: Labelled, labels: Sequence[str | None]) -> list[File]:
 
 
 def _part_of(ids: Sequence[str], known: Sequence[str]) -> str:
-    """Return the folder that all ids begin with, one of `known` if any are given; empty: there is none."""
+    """Return the folder that all ids begin with, one of `known` in any case if any are given; empty: there is none."""
     first = {name.split("/")[0] if "/" in name else "" for name in ids}
     part = first.pop() if len(first) == 1 else ""
-    return part if not known or part in known else ""
+    return part if not known or part.lower() in known else ""

@@ -78,7 +78,8 @@ class Source:
 
 def check_outside(out: Path, dataset: object) -> None:
     """Raise InputError when what is to be written lies among the images of a folder `dataset`, where it would be taken for a class the next time."""
-    root = Path(dataset).expanduser() if isinstance(dataset, str | Path) and str(dataset) not in NAMES else None
+    known = not isinstance(dataset, str | Path) or str(dataset) in NAMES
+    root = None if known else Path(str(dataset).removeprefix("hf:")).expanduser()
     if root is not None and root.is_dir() and out.expanduser().resolve().is_relative_to(root.resolve()):
         raise InputError(f"--out {out} lies inside the data set {dataset}, which is not to be changed; give a folder beside it")
 

@@ -239,7 +239,7 @@ def _explain_moves(mode: str, found: Labelled, labels: Sequence[str | None], mov
     if len(moved) > 5:
         lines.append(f"and {len(moved) - 5:,} more")
     about = {
-        "copy": f"{len(moves):,} copies, {needed:,} bytes",
+        "copy": f"{len(moves):,} copies, {needed:,} bytes to write",
         "hardlink": f"{len(moves):,} hard links: each is the original under another name, and editing one edits the original",
         "symlink": f"{len(moves):,} symbolic links: they break when the originals move, and editing one edits the original",
     }

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fspmu.data.arrays import evenly
 from fspmu.data.augment import normalise
 from fspmu.data.images import Images
 from fspmu.data.stream import StreamedPixels, read_batches
@@ -168,8 +169,9 @@ def _flips(seen: Seen) -> _Flips:
     if seen.mended.right is None:
         return _Flips([], [])
     before, after = seen.mended.right
-    fixed, broken = ((left & ~right).nonzero().squeeze(1).tolist() for left, right in ((after, before), (before, after)))
-    return _Flips(fixed[:MOST_FLIPS], broken[:MOST_FLIPS], len(fixed), len(broken))
+    fixed, broken = ((left & ~right).cpu().nonzero().squeeze(1) for left, right in ((after, before), (before, after)))
+    some_fixed, some_broken = (found[evenly(len(found), MOST_FLIPS)].tolist() for found in (fixed, broken))  # the first ones would be of the first classes
+    return _Flips(some_fixed, some_broken, len(fixed), len(broken))
 
 
 def _right_by_class(seen: Seen) -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from fspmu.data.decoding import quiet_pillow
+from fspmu.data.decoding import quiet_pillow, read_image
 from fspmu.data.images import Images
 from fspmu.data.stream import read_batches
 from fspmu.results.store import replacing
@@ -91,11 +91,9 @@ def write_large(images: Images, rows: Sequence[int], tile: int, folder: Path, se
 
 
 def _from_file(path: str) -> Image.Image | None:
-    """Return the picture in a file, turned upright; None where it cannot be read any more."""
+    """Return the picture in a file; None where it cannot be read any more."""
     try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (LARGEST, LARGEST))
-            return ImageOps.exif_transpose(picture).convert("RGB")
+        return read_image(Path(path), LARGEST)
     except Exception:  # decoders of damaged files raise nearly anything, and there is another way
         return None
 
