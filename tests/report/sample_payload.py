@@ -60,7 +60,7 @@ def sample_payload(
     in_map = min(n, points)
     before = [_top(rng, int(given[i] if rng.random() < 0.6 else suggested[i]), k) for i in range(n)]
     after = [_top(rng, int(truth[i]), k) for i in range(n)]
-    evaluation = [i for i in range(suspects, n) if i % 2]
+    evaluation, aside = {i for i in range(suspects, n) if i % 2}, {i for i in range(suspects, n) if i % 10 == 0}
     return {
         "schema": 1,
         "key": "0123456789ab",
@@ -107,7 +107,7 @@ def sample_payload(
             "counts": counts.tolist(),
             "wrong": wrongs.tolist() if known else None,
             "curves": [{"label": "clean", "weight": 0.72, "mean": 0.12, "sd": 0.08}, {"label": "wrong", "weight": 0.28, "mean": 0.62, "sd": 0.15}],
-            "threshold": 0.387,
+            "threshold": 0.387123,
             "noise_at": np.round(chance, 4).tolist(),
             "total": int(counts.sum()),
         },
@@ -122,7 +122,7 @@ def sample_payload(
             "confidence": [row[0][1] for row in before],
             "noise": noise.tolist(),
             "score": np.round(0.1 + 0.85 * noise, 4).tolist(),
-            "action": ["retain" if i >= suspects else "forget" if noise[i] > 0.7 else "review" for i in range(n)],
+            "action": ["" if i in evaluation else "retain" if i >= suspects and i not in aside else "forget" if noise[i] > 0.7 else "review" for i in range(n)],
             "true": truth.tolist() if known else None,
             "reasons": [[REASONS[j] for j in range(4) if (i + j) % 3 == 0] if i < suspects else [] for i in range(n)],
             "before": before,
@@ -131,14 +131,15 @@ def sample_payload(
             "near_same": [round(float(x), 4) if i % 7 else None for i, x in enumerate(rng.random(n))],
             "tile": _tiles(n)[1] if pictures else [None] * n,
             "map": [i if i < in_map else -1 for i in range(n)],
-            "evaluation": [i in set(evaluation) for i in range(n)],
+            "evaluation": [i in evaluation for i in range(n)],
+            "aside": [i in aside for i in range(n)],
         },
         "sheets": _sheets(truth, seed) if pictures else [],
         "large": {str(i): _picture(truth[i], i, 96) for i in range(min(6, suspects))} if pictures else {},
         "map": map_,
         "flips": {
-            "fixed": [i for i in evaluation if i % 3],
-            "broken": [i for i in evaluation if i % 3 == 0][:3],
+            "fixed": [i for i in sorted(evaluation) if i % 3],
+            "broken": [i for i in sorted(evaluation) if i % 3 == 0][:3],
             "fixed_total": 171,
             "broken_total": 12,
             "on": "evaluation images",
@@ -176,7 +177,11 @@ def sample_payload(
             ["label score", "Quality of a label from 0 to 1; low is bad."],
             ["suspect", "A sample whose label is called into question."],
         ],
-        "files": [["label_issues.csv", "a row for each image"], ["model.safetensors", "the repaired model"], ["a b&c?.json", "the record"]],
+        "files": [
+            ["label_issues.csv", "a row for each image", "label_issues.csv"],
+            ["model.safetensors", "the repaired model", "../run%231/model.safetensors"],
+            ["a b&c?.json", "the record", "a%20b%26c%3F.json"],
+        ],
         "compare": [
             {"title": "this run", "numbers": [["accuracy after", "91.8 %"], ["time", "192 s"]]},
             {"title": "scrub", "numbers": [["accuracy after", "90.1 %"], ["forgotten", "44"]]},
@@ -227,7 +232,8 @@ def _map(rng: np.random.Generator, points: int, given: Any, suggested: Any, nois
 
     issue = np.arange(points) < suspects
     forget = issue & (p > 0.7)
-    flags = issue * 1 + forget * 2 + (~issue) * 4 + fill(wrong, rng.random(len(extra)) < 0.03) * 8
+    unjudged = ~issue & (np.arange(points) % 20 == 0)
+    flags = issue * 1 + forget * 2 + (~issue & ~unjudged) * 4 + fill(wrong, rng.random(len(extra)) < 0.03) * 8 + unjudged * 16
     item = np.where(np.arange(points) < n, np.arange(points), -1)
     return {
         "n": points,

@@ -78,6 +78,9 @@ def test_the_threshold_counts_as_it_moves(page):
         value = float(page.text("#threshold-value"))
         return sum(n for n, edge in zip(scores["counts"], scores["edges"], strict=False) if edge >= value - 1e-9)
 
+    page.tab.locator("#threshold-filter").click()
+    page.until(f"location.hash.includes('r={scores['threshold']}')")
+    page.go("#scores")
     before = page.text("#threshold-suspects")
     page.tab.locator("#threshold").focus()
     page.press(*["ArrowRight"] * 12)
@@ -97,13 +100,53 @@ def test_bulk_decisions_are_undone_in_one_step_and_a_sample_estimates_precision(
     page.tab.locator("#select-all").click()
     page.tab.locator("#bulk-keep").click()
     page.says("#progress-words", f"{suspects} of {suspects}")
-    page.press("Escape", "z")
+    playwright.expect(page.tab.locator("#bulk")).to_be_hidden()
+    page.press("z")
     page.says("#progress-words", f"0 of {suspects}")
     page.tab.locator("#sample-start").click()
     page.says("#shown-count", "50")
     page.tab.locator(".tile").first.click()
     page.press("a", "a", "x")
     page.says("#sample-result", "Wilson")
+
+
+def test_keys_are_about_the_image_whose_details_are_open(page):
+    page.tab.locator("#nav a[data-panel=run]").click()
+    playwright.expect(page.tab.locator("#run-h")).to_be_focused()
+    page.go("#review")
+    page.tab.locator("#grid").focus()
+    page.press("ArrowRight", " ", "ArrowRight", " ", "ArrowRight", "Enter")
+    playwright.expect(page.tab.locator("#drawer")).to_be_visible()
+    page.says("#bulk-count", "2 selected")
+    page.says("#neighbours", "Of its nearest images, at most ten,")
+    page.press("Enter")
+    page.says("#progress-words", "0 of")
+    page.press("x")
+    page.says("#progress-words", "1 of")
+    page.press("Escape")
+    playwright.expect(page.tab.locator("#drawer")).to_be_hidden()
+    page.press("1")
+    page.says("#progress-words", "2 of")
+    page.says("#bulk-count", "2 selected")
+    page.press("d")
+    page.says("#progress-words", "4 of")
+    playwright.expect(page.tab.locator("#bulk")).to_be_hidden()
+    text, items = page.download("corrections")[1], page.data["items"]
+    assert [row["decision"] for row in rows_of(text)][:3] == ["drop", "drop", "keep"]
+    assert [plain(row["id"]) for row in rows_of(text)] == items["id"][:4]
+
+
+def test_an_evaluation_image_is_on_no_side_of_the_split(page):
+    items = page.data["items"]
+    held, aside = items["evaluation"].index(True), items["aside"].index(True)
+    for item, words in ((held, "evaluation alone"), (aside, "when the model was trained")):
+        page.tab.evaluate(f"location.hash = new URLSearchParams({{ item: {json.dumps(items['id'][item])} }})")
+        page.says("#drawer-body", words)
+        page.says("#drawer-title", items["id"][item])
+        assert ("Split" in page.text("#drawer-body")) == (item == aside)
+    page.tab.locator("#drawer-close").click()
+    page.tab.locator("#scope").check()
+    playwright.expect(page.tab.locator("#facet-action option")).to_have_count(1 + len({action for action in items["action"] if action}))
 
 
 def test_the_map_is_lassoed_by_mouse_and_by_keys(page):

@@ -10,6 +10,7 @@ import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sample_payload import HOSTILE, sample_payload
 
@@ -98,6 +99,15 @@ def test_served_pages_may_talk_to_their_server_alone():
     assert json.loads(parsed.block("server")) == {"token": "</script>&", "save": "/review"}
 
 
+def test_files_are_linked_where_they_can_be_had():
+    payload = sample_payload(**SMALL) | {"settings": [["lr", "1", ""]]}
+    alone, served = (Parsed(page.render_page(payload, plotly=False, server=server)) for server in (None, {"token": "t", "save": "/review"}))
+    links = [attrs.get("href") for _, attrs in alone.elements]
+    assert all(address in links for *_, address in payload["files"])
+    assert not any(attrs.get("href") == address for _, attrs in served.elements for *_, address in payload["files"])
+    assert "Files of this run" not in "".join(served.text) and "1 setting" in alone.text and "1 settings" not in alone.text
+
+
 def test_panels_of_which_there_is_nothing_are_left_out():
     payload = sample_payload(0, 0, 0, known=False, pictures=False)
     payload |= {
@@ -149,6 +159,37 @@ def test_all_assets_are_part_of_the_page_and_short():
         assert path.read_text("utf-8").count("\n") < 300, path.name
     script = page.page_script()
     assert not re.search(r"\binnerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", script)
+
+
+def luminance(red, green, blue):
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def linear(colour):
+    """Return the light (3,) of a colour #rrggbb."""
+    value = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+# Oklab as CSS mixes in it: light to the cube of cone answers, their roots to lightness and two hues (Ottosson 2020).
+CONES = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]])
+OKLAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099], [0.0259040371, 0.7827717662, -0.8086757660]])
+
+
+def test_numbers_in_the_matrix_can_be_read_at_every_depth():
+    deep = int(re.search(r"const DEEP = (\d+);", page.page_script())[1])
+    style = page.page_style()
+    themes = re.findall(r"--sunk: (#\w+).*?--deep: (#\w+); --ink-low: (#\w{6}); --ink-deep: (#\w{6})", style, re.DOTALL)
+    assert len(themes) == 4, "light, dark by itself, dark as chosen, print"
+    assert "color-mix(in oklab, var(--deep) var(--depth), var(--sunk)); color: var(--ink-low)" in style and ".deep { color: var(--ink-deep); }" in style
+    for sunk, shade, low, above in themes:
+        full = f"#{''.join(sign * 2 for sign in sunk[1:])}" if len(sunk) == 4 else sunk
+        first, last = (OKLAB @ np.cbrt(CONES @ linear(colour)) for colour in (full, shade))
+        for depth in range(10, 101):
+            mixed = first + (last - first) * depth / 100
+            paper = luminance(*np.clip(np.linalg.solve(CONES, np.linalg.solve(OKLAB, mixed) ** 3), 0, 1))
+            ink = luminance(*linear(above if depth > deep else low))
+            assert (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) >= 4.5, (shade, depth)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,16 @@ def test_from_a_cell_of_the_matrix_to_a_better_repair(browser, report, tmp_path)
     assert record["detection"]["corrections"] == {"accept": 1, "keep": 1, "drop": 1, "unsure": 0}
 
 
+def saved(folder, count, page):
+    """Return the decisions that the server has written, once there are so many."""
+    review = folder / "review.json"
+    for _ in range(40 * PATIENCE):
+        if review.exists() and len(json.loads(review.read_text())["decisions"]) == count:
+            break
+        page.tab.wait_for_timeout(25)
+    return json.loads(review.read_text())["decisions"]
+
+
 def test_decisions_are_saved_by_the_server_as_they_are_made(browser, tmp_path):
     folder = copy_of(repaired(), tmp_path / "run")
     with open_review(folder) as server:
@@ -79,12 +89,7 @@ def test_decisions_are_saved_by_the_server_as_they_are_made(browser, tmp_path):
             page.tab.locator(".tile").first.click()
             page.press("a", "x")
             page.says("#progress-words", "2 of")
-            review = folder / "review.json"
-            for _ in range(40 * PATIENCE):
-                if review.exists() and len(json.loads(review.read_text())["decisions"]) == 2:
-                    break
-                page.tab.wait_for_timeout(25)
-            assert [row["decision"] for row in json.loads(review.read_text())["decisions"]] == ["accept", "keep"]
+            assert [row["decision"] for row in saved(folder, 2, page)] == ["accept", "keep"]
             assert len(rows_of((folder / "corrections.csv").read_text())) == 2
             page.tab.evaluate("localStorage.clear()")
             page.tab.reload()
@@ -92,6 +97,29 @@ def test_decisions_are_saved_by_the_server_as_they_are_made(browser, tmp_path):
             page.says("#progress-words", "2 of")
             page.context.close()
             assert not page.wrong
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def test_two_browsers_lose_nothing_of_each_others(browser, tmp_path):
+    folder = copy_of(repaired(), tmp_path / "run")
+    with open_review(folder) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            one, two = (Page(browser, address) for address in (server.address, server.address.replace("127.0.0.1", "localhost")))
+            for place, (page, key) in enumerate(((one, "a"), (two, "x"))):
+                page.go("#review")
+                page.tab.locator(".tile").nth(place).click()
+                page.press(key)
+                decided = saved(folder, place + 1, page)
+            two.says("#progress-words", "2 of")
+            ids = two.data["items"]["id"]
+            assert sorted((row["id"], row["decision"]) for row in decided) == sorted([(ids[0], "accept"), (ids[1], "keep")])
+            for page in (one, two):
+                page.context.close()
+            assert not one.wrong and all("409" in words for words in two.wrong), "a browser names every answer that is no success"
         finally:
             server.shutdown()
             serving.join()

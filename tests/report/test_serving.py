@@ -9,6 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
+import webbrowser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +19,11 @@ from hypothesis import strategies as st
 
 from fspmu.data.issue_tables import read_table
 from fspmu.errors import InputError
+from fspmu.experiments.report_options import Review
+from fspmu.experiments.reporting import write_report
+from fspmu.experiments.reviewing import review as serve
 from fspmu.report import serving
-from fspmu.report.reviews import COLUMNS, check_review, corrections_csv
+from fspmu.report.reviews import COLUMNS, check_review, corrections_csv, saved_review, write_review
 from repaired_digits import copy_of, repaired
 
 
@@ -56,9 +62,17 @@ def review_of(server, count=2, **changes):
     return {"schema": 1, "key": server.payload["key"], "decisions": rows}
 
 
-def post(server, review, token=None, **headers):
+def post(server, review, token=None, revision=None, **headers):
+    """Post a review as a page does that knows the given revision, by default what is saved."""
     body = review if isinstance(review, bytes) else json.dumps(review).encode()
-    return ask(server, "POST", "/review", body, X_Fspmu_Token=server.token if token is None else token, **headers)
+    known = served(server)["revision"] if revision is None else revision
+    return ask(server, "POST", "/review", body, X_Fspmu_Token=server.token if token is None else token, X_Fspmu_Revision=known, **headers)
+
+
+def served(server):
+    """Return what the page is told of the server."""
+    page = ask(server, "GET", f"/?token={server.token}")[2].decode()
+    return json.loads(page.partition('<script type="application/json" id="server">')[2].partition("</script>")[0])
 
 
 def test_the_page_needs_the_token_once(server):
@@ -91,7 +105,7 @@ def test_only_pictures_of_the_page_are_served(server, tmp_path):
 
 def test_decisions_are_saved_at_once(server):
     status, _, body = post(server, review_of(server), Origin=f"http://127.0.0.1:{server.server_port}", Sec_Fetch_Site="same-origin")
-    assert status == 200 and json.loads(body) == {"saved": 2}
+    assert status == 200 and json.loads(body) == {"revision": "1"}
     saved = json.loads((server.folder / "review.json").read_text())
     assert saved["decisions"] == review_of(server)["decisions"]
     with open(server.folder / "corrections.csv", newline="") as file:
@@ -100,6 +114,21 @@ def test_decisions_are_saved_at_once(server):
     page = ask(server, "GET", f"/?token={server.token}")[2].decode()
     assert json.dumps(saved["decisions"][0]["id"]) in page.partition('"review":')[2]
     assert post(server, review_of(server, 0))[0] == 200 and json.loads((server.folder / "review.json").read_text())["decisions"] == []
+
+
+def test_of_two_pages_neither_overwrites_the_other(server):
+    post(server, review_of(server, 0))
+    first, known = review_of(server, 2), served(server)["revision"]
+    status, _, body = post(server, first, revision=known)
+    assert status == 200 and json.loads(body)["revision"] != known
+    second = review_of(server, 1, decision="keep")
+    status, _, body = post(server, second, revision=known)
+    told = json.loads(body)
+    assert status == 409 and told["review"]["decisions"] == first["decisions"] and not server.whole
+    assert json.loads((server.folder / "review.json").read_text())["decisions"] == first["decisions"]
+    assert post(server, first, revision="")[0] == 200 and served(server)["revision"] == told["revision"], "the same again changes nothing, whoever sends it"
+    assert post(server, second, revision=told["revision"])[0] == 200 and server.whole
+    assert [row["decision"] for row in json.loads((server.folder / "review.json").read_text())["decisions"]] == ["keep"]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +206,52 @@ def test_the_command_serves_until_it_is_stopped(sent, tmp_path):
             out, err = done.communicate(timeout=60)
         finally:
             done.kill()
-    assert done.returncode == 0 and "stopped; everything" in out and err == ""
+    assert done.returncode == 0 and "stopped; everything that the page sent is saved" in out and err == ""
+    assert not (folder / ".review.lock").exists()
+
+
+def test_no_token_stands_on_a_command_line_and_the_last_word_is_true(tmp_path, monkeypatch, capsys):
+    folder, doors = copy_of(repaired(), tmp_path / "run"), []
+
+    def opened(address):
+        door = Path(unquote(urlsplit(address).path))
+        doors.append((address, door, door.stat().st_mode & 0o777, door.read_text()))
+
+    def loop(server):
+        with pytest.raises(InputError):
+            server.save(b"{", "0")
+
+    monkeypatch.setattr(webbrowser, "open", opened)
+    monkeypatch.setattr(serving.ReviewServer, "serve_forever", loop)
+    serve(Review(run=folder))
+    ((address, door, mode, text),) = doors
+    out = capsys.readouterr().out
+    told = out.splitlines()[0].removeprefix("review: ")
+    assert address.startswith("file:") and told.partition("token=")[2] not in address and mode == 0o600 and f"url={told}" in text
+    assert not door.exists() and list(folder.glob(".review*")) == []
+    assert "could not be saved: export review.json" in out and "everything" not in out
+
+
+def test_files_that_the_first_decision_would_overwrite_are_looked_at_first(tmp_path):
+    folder = copy_of(repaired(), tmp_path / "run")
+    with serving.open_review(folder) as server:
+        payload, decided = server.payload, review_of(server)
+    write_review(folder, decided)
+    assert saved_review(folder, payload) == decided
+    saved, table = (folder / "review.json").read_text(), (folder / "corrections.csv").read_text()
+    other = json.loads(saved)
+    other["decisions"][0]["given_label"] = "another"
+    for damaged, words in ((saved[:-9], "no JSON"), (saved.replace('"schema": 1', '"schema": 9'), "no schema 1"), (json.dumps(other), "made for the label")):
+        (folder / "review.json").write_text(damaged)
+        with pytest.raises(InputError, match=rf"review.json would be overwritten .*{words}.*move it out"), serving.open_review(folder):
+            pass
+        assert (folder / "review.json").read_text() == damaged and write_report(folder).is_file(), "a page is worth more than decisions that nobody can read"
+    (folder / "review.json").write_text(saved)
+    (folder / "corrections.csv").write_text("\ufeff" + table.replace('"', ""))
+    assert saved_review(folder, payload) == decided, "the same in another spelling"
+    (folder / "review.json").unlink()
+    with pytest.raises(InputError, match=r"corrections.csv would be overwritten and has 2 rows that review.json beside it lacks; move it out"):
+        saved_review(folder, payload)
     assert not (folder / ".review.lock").exists()
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,8 @@ def items(files: RunFiles) -> Json:
     predicted = [row[0][0] if row else int(code) for row, code in zip(before, _padded(files.codes("predicted_label")[train], len(rows)), strict=True)]
     sides = [row[0][0] if row else int(label) for row, label in zip(after, given, strict=True)]
     none = [None] * (len(rows) - len(train))
-    held = files.labels.get("held_out", np.zeros(len(files.issues), dtype=bool))[train].astype(bool).tolist()
+    held = files.labels.get("held_out", np.zeros(len(files.issues), dtype=bool))[train].astype(bool)
+    evaluation = held if files.config.get("command") == "repair" else np.zeros_like(held)  # elsewhere the training of the model held them out
     truth = truth_of(files)
     scores = files.split.get("score", np.full(len(files.issues), np.nan))[train]
     columns: Json = {
@@ -57,11 +59,12 @@ def items(files: RunFiles) -> Json:
         "confidence": [row[0][1] if row else None for row in before],
         "noise": [rounded(value) for value in table["noise_probability"]] + none,
         "score": [rounded(value) for value in scores] + none,
-        "action": table["action"].tolist() + ["retain"] * len(none),
+        "action": np.where(evaluation, "", table["action"]).tolist() + [""] * len(none),
         "true": None if truth is None else truth[train].tolist() + given[len(train) :].tolist(),
         "before": before,
         "after": after,
-        "evaluation": held + [True] * len(none),
+        "evaluation": evaluation.tolist() + [True] * len(none),
+        "aside": (held & ~evaluation).tolist() + [False] * len(none),
         "map": _places_on_map(files, rows, apart),
         "tile": _tiles(files, len(rows)),
     }
@@ -74,9 +77,8 @@ def _padded(values: NDArray[np.int64], count: int) -> list[int]:
 
 
 def _apart_ids(files: RunFiles) -> list[str]:
-    """Return the ids of evaluation images, told apart from a training image of the same id."""
-    own = set(files.issues["id"])
-    return [f"{APART}{identity}" if identity in own else identity for identity in files.material.get("evaluation_ids", [])]
+    """Return the ids of evaluation images, told apart from those of training images: whoever reads decisions leaves these aside."""
+    return [f"{APART}{identity}" for identity in files.material.get("evaluation_ids", [])]
 
 
 def _opinions(files: RunFiles, name: str, train: NDArray[np.int64]) -> list[list[list[Any]]]:
@@ -135,7 +137,7 @@ def _reasons(files: RunFiles, columns: Json, table: Any, scores: NDArray[Any]) -
             "the model predicts another class": other,
             "the model is sure of another class": other and before[0][1] >= SURE,
             "neighbours have other labels": same is not None and same < 0.5,
-            "held out of the repair": columns["evaluation"][item],
+            "held out of the repair": columns["evaluation"][item] or columns["aside"][item],
         }
         found.append([words for words, there in marks.items() if there])
     return found
@@ -160,6 +162,9 @@ def _size(folder: Path, names: Sequence[str]) -> int:
 
 
 def _source(path: Path, inline: bool, base: Path) -> str:
-    if inline:
-        return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-    return Path(os.path.relpath(path, base)).as_posix()
+    return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}" if inline else address_of(path, base)
+
+
+def address_of(path: Path, base: Path) -> str:
+    """Return the relative address of a file for a page in the folder `base`."""
+    return quote(os.fsencode(Path(os.path.relpath(path, base)).as_posix()))

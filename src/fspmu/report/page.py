@@ -53,8 +53,8 @@ _DECLARED = re.compile(r"^(export )?(?:async )?(?:function|const|let|class) (\w+
 def render_page(payload: Json, *, plotly: bool = True, server: Mapping[str, str] | None = None) -> str:
     """Return the HTML of a report; the same payload gives the same bytes.
 
-    Without `plotly` tables stand in for its charts. `server` ({"token", "save"}) makes the page send each decision to the address `save`
-    of the program that serves it. Raises InputError for a payload of another schema.
+    Without `plotly` tables stand in for its charts. `server` ({"token", "save", "revision"}) makes the page send each decision to the address
+    `save` of the program that serves it. Raises InputError for a payload of another schema.
     """
     if payload.get("schema") != SCHEMA:
         raise InputError(f"the page's data has schema {payload.get('schema')!r}, but this version shows schema {SCHEMA}; write the report again")
@@ -175,6 +175,7 @@ def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=False, keep_trailing_newline=False)
     environment.filters |= {
         "whole": lambda number: f"{number:,}",
+        "counted": lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}",
         "percent": lambda share: "–" if share is None else f"{100 * share:.1f}\u202f%",
         "points": lambda change: "–" if change is None else f"{100 * change:+.1f}".replace("-", "−"),
         "capitalised": lambda text: text[:1].upper() + text[1:],

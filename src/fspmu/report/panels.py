@@ -18,8 +18,8 @@ POLARITY = "high = looks wrong"
 
 
 def rounded(value: Any) -> float | None:
-    """Return a number to 4 digits; None for what is none or not finite."""
-    return None if value is None or not np.isfinite(value) else round(float(value), 4)
+    """Return a number to 6 significant digits, whatever its scale; None for what is none or not finite."""
+    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
 
 
 def class_rows(files: RunFiles) -> list[Json]:
@@ -94,7 +94,7 @@ def scores(files: RunFiles) -> Json:
         "counts": counts.tolist(),
         "wrong": wrong,
         "curves": curves,
-        "threshold": round(threshold, 4),
+        "threshold": rounded(threshold),
         "noise_at": [rounded(value) for value in noise_at(edges, score[seen], noise[seen])],
         "total": int(seen.sum()),
     }
@@ -104,7 +104,7 @@ def bins_of(score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     """Return the edges (B + 1,) of at most MOST_BINS bins of one width, ascending to 6 digits, and the bin (N,) of each finite score: none falls outside."""
     low, high = float(score.min()), float(score.max())
     count = int(np.clip(2 * np.sqrt(len(score)), 1, MOST_BINS))
-    if high - low < 1e-5 * max(1.0, abs(low), abs(high)):
+    if high - low <= max(1e-30, 1e-5 * max(abs(low), abs(high))):
         middle = (low + high) / 2
         return np.array([middle - 0.5, middle + 0.5]), np.zeros(len(score), dtype=np.int64)
     edges = np.linspace(low, high, count + 1)
@@ -129,7 +129,7 @@ def threshold_between(score: NDArray[np.float64], issue: NDArray[np.bool_]) -> f
     cut = int((below + above).argmin())
     ranked = score[order]
     if cut == 0:  # everything is an issue: a little below all of it
-        return float(ranked[0] - 1e-3 * max(1.0, abs(ranked[0])))
+        return float(ranked[0] - 1e-3 * (ranked[-1] - ranked[0] or abs(ranked[0]) or 1.0))
     return float(ranked[cut - 1 : cut + 1].mean())
 
 
@@ -145,7 +145,7 @@ def curves(files: RunFiles) -> list[Json]:
             title = f"Accuracy by epoch of {stage}" if accuracy else f"Loss of {stage}: {told}"
             x, y = found["accuracy" if accuracy else "loss", title].setdefault(told, ([], []))
             x.append(int(line.get("epoch", 0)))
-            y.append(round(100 * float(value), 2) if accuracy else round(float(value), 4))
+            y.append(round(100 * float(value), 2) if accuracy else float(f"{value:.6g}"))
     return [
         {
             "panel": panel,
@@ -183,7 +183,9 @@ def feature_map(files: RunFiles, item_of: dict[int, int]) -> Json | None:
     truth = truth_of(files)
     if truth is not None:
         flags = flags + (truth != files.labels["given"]) * 8
-    noise = np.nan_to_num(files.issues["noise_probability"].to_numpy(dtype=float)).clip(0, 1) * 255
+    noise = files.issues["noise_probability"].to_numpy(dtype=float)
+    flags = flags + np.isnan(noise) * 16  # nobody judged these, so their noise below says nothing
+    noise = np.nan_to_num(noise).clip(0, 1) * 255
     return {
         "n": len(rows),
         "method": files.material["map"],

@@ -52,7 +52,7 @@ FILES = (
 
 
 def build_payload(folder: Path, compare: Sequence[Path] = (), *, base: Path | None = None) -> Json:
-    """Return the data of the page on the repair in `folder`, beside the numbers of others; pictures that stay files are named as seen from `base`.
+    """Return the data of the page on the repair in `folder`, beside the numbers of others; files are named as seen from `base`, by default from there.
 
     Raises InputError for a folder that holds no finished repair, or a damaged one.
     """
@@ -86,7 +86,7 @@ def _payload(files: RunFiles, others: list[RunFiles], base: Path) -> Json:
         "audit": audit(files),
         "settings": _settings(files),
         "glossary": [list(entry) for entry in GLOSSARY],
-        "files": [[name, what] for name, what in FILES if (files.folder / name).is_file()],
+        "files": [[name, what, shown.address_of(files.folder / name, base)] for name, what in FILES if (files.folder / name).is_file()],
         "compare": [{"title": _title(run), "numbers": numbers(run)} for run in (files, *others)] if others else [],
         "reviewable": True,
         "review": read_review(files.folder),

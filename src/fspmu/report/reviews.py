@@ -61,6 +61,36 @@ def _checked(row: Json, number: int, path: str, given: str, classes: list[str]) 
     return {"id": row["id"], "path": path, "given_label": given, "new_label": kept, "decision": decision, **told}
 
 
+def saved_review(folder: Path, payload: Json) -> Json:
+    """Return the review that an earlier one left in the folder, to go on with: the first decision writes it anew.
+
+    Raises InputError where that would lose something: a review that cannot be read or is not of this page, and rows of `corrections.csv` that it lacks.
+    """
+    path, table = folder / "review.json", folder / "corrections.csv"
+    found = {"schema": SCHEMA, "key": payload["key"], "decisions": []}
+    if path.exists():
+        try:
+            found = check_review(path.read_bytes(), payload)
+        except (InputError, OSError) as error:
+            raise InputError(f"{path} would be overwritten and cannot be gone on with: {error}; mend it, or move it out of this folder") from None
+    if table.exists():
+        try:
+            lost = _rows(table.read_text(encoding="utf-8-sig", errors="replace")) - _rows(corrections_csv(found["decisions"]))
+        except (csv.Error, OSError) as error:
+            raise InputError(f"{table} would be overwritten and cannot be read: {error}; move it out of this folder") from None
+        if lost:
+            told = f"{len(lost):,} {'row' if len(lost) == 1 else 'rows'}"
+            raise InputError(
+                f"{table} would be overwritten and has {told} that review.json beside it lacks; move it out of this folder,"
+                " and if the page that made it still has them, export review.json there and merge it here under Downloads"
+            )
+    return found
+
+
+def _rows(text: str) -> set[tuple[str, ...]]:
+    return {tuple(row) for row in csv.reader(io.StringIO(text, newline="")) if row}
+
+
 def write_review(folder: Path, review: Json) -> None:
     """Write `review.json`, and `corrections.csv` as the page exports it and `fspmu apply` reads it."""
     write_text(folder / "corrections.csv", corrections_csv(review["decisions"]))

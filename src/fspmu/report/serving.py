@@ -5,6 +5,7 @@ Whoever has the address with its token may read and decide; nobody else, neither
 
 import contextlib
 import hmac
+import json
 import re
 import secrets
 import threading
@@ -19,13 +20,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from fspmu.errors import InputError
 from fspmu.report.page import render_page
 from fspmu.report.payload import build_payload
-from fspmu.report.reviews import check_review, write_review
+from fspmu.report.reviews import check_review, saved_review, write_review
 from fspmu.results.store import lock, unlock
 
 Json = dict[str, Any]
 
 HOST = "127.0.0.1"
 HEADER = "X-Fspmu-Token"
+REVISION = "X-Fspmu-Revision"
+"""Header that says which state of the review a page knows."""
 COOKIE = "fspmu"
 LARGEST = 16 * 2**20
 """Bytes of a review that are read."""
@@ -41,10 +44,11 @@ class ReviewServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = False
 
-    def __init__(self, folder: Path, compare: Sequence[Path], payload: Json, port: int) -> None:
+    def __init__(self, folder: Path, compare: Sequence[Path], payload: Json, review: Json, port: int) -> None:
         self.folder, self.compare, self.payload = folder, compare, payload
         self.token = secrets.token_urlsafe(32)
-        self.saving = threading.Lock()
+        self._saving = threading.Lock()
+        self._review, self._revision, self._whole = review, 0, True
         super().__init__((HOST, port), _Handler)
 
     @property
@@ -54,23 +58,39 @@ class ReviewServer(ThreadingHTTPServer):
 
     def page(self) -> bytes:
         """Return the page with the decisions that are saved by now."""
-        with self.saving:
-            payload = build_payload(self.folder, self.compare)
-        return render_page(payload, server={"token": self.token, "save": "/review"}).encode("utf-8")
+        payload = build_payload(self.folder, self.compare)
+        with self._saving:
+            payload["review"], revision = self._review, str(self._revision)
+        return render_page(payload, server={"token": self.token, "save": "/review", "revision": revision}).encode("utf-8")
 
-    def save(self, text: bytes) -> int:
-        """Check and write a review; return how many decisions it has."""
-        review = check_review(text, self.payload)
-        with self.saving:
-            write_review(self.folder, review)
-        return len(review["decisions"])
+    def save(self, text: bytes, known: str) -> tuple[HTTPStatus, Json]:
+        """Check and write a review; answer with the revision that is saved then.
+
+        A page that knows another revision has not seen what another page saved: it is told, and nothing is written.
+        """
+        with self._saving:
+            self._whole = False
+            review = check_review(text, self.payload)
+            if review != self._review:
+                if known != str(self._revision):
+                    return HTTPStatus.CONFLICT, {"revision": str(self._revision), "review": self._review}
+                write_review(self.folder, review)
+                self._review, self._revision = review, self._revision + 1
+            self._whole = True
+            return HTTPStatus.OK, {"revision": str(self._revision)}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last review that was sent is saved; waits for one that is being written."""
+        with self._saving:
+            return self._whole
 
 
 @contextlib.contextmanager
 def open_review(run: Path, compare: Sequence[Path] = (), port: int = 0) -> Iterator[ReviewServer]:
     """Yield a server for the repair in `run`, which nobody else serves meanwhile.
 
-    Raises InputError for a folder that holds no repair, one that is served already, or a port that cannot be had.
+    Raises InputError for a folder that holds no repair or decisions that would be lost, one that is served already, or a port that cannot be had.
     """
     folder = run.expanduser().resolve()
     payload = build_payload(folder, compare)
@@ -78,7 +98,7 @@ def open_review(run: Path, compare: Sequence[Path] = (), port: int = 0) -> Itera
     held = lock(folder / ".review.lock", busy, "a review is saved there")
     try:
         try:
-            server = ReviewServer(folder, compare, payload, port)
+            server = ReviewServer(folder, compare, payload, saved_review(folder, payload), port)
         except OSError as error:
             raise InputError(f"--port {port} cannot be had: {error.strerror}; give another, or 0 for any that is free") from None
         with server:
@@ -139,14 +159,14 @@ class _Handler(BaseHTTPRequestHandler):
             text = self.rfile.read(int(length))
             if len(text) != int(length):
                 raise InputError("the review was cut short")
-            count = self.server.save(text)
+            status, answer = self.server.save(text, self.headers.get(REVISION, ""))
         except InputError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
             return
         except OSError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"the review could not be saved: {error.strerror}")
             return
-        self._answer(f'{{"saved": {count}}}\n'.encode(), "application/json")
+        self._answer(json.dumps(answer).encode(), "application/json", status=status)
 
     def _is_for_us(self) -> bool:
         """Refuse a request for another host: a name that was made to point here is somebody else's page."""

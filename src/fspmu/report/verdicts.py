@@ -14,6 +14,8 @@ Json = dict[str, Any]
 
 RARE = 20
 """Images below which a class says little."""
+TOLD = ("known", "random", "given")
+"""Detectors that find nothing: they were told what is wrong, or how much."""
 
 
 def percent(share: float | None) -> str:
@@ -153,8 +155,9 @@ def _noise_share(files: RunFiles) -> tuple[float | None, str]:
         return None, "not estimated"
     share = float(noise.mean())
     spread = 1.96 * float(np.sqrt((noise * (1 - noise)).sum())) / len(noise)
-    if spread == 0:
-        return share, "as the detector was told"
+    if spread == 0:  # nothing between 0 and 1
+        told = "as the detector was told" if files.record["detection"]["detector"] in TOLD else ""
+        return share, told or ("the share that looks wrong; nothing says how sure that is" if share else "no label looks wrong")
     return share, f"95\u202f%: {100 * max(0.0, share - spread):.1f} to {100 * min(1.0, share + spread):.1f}\u202f%, if its probabilities hold"
 
 
@@ -167,9 +170,11 @@ def cautions(files: RunFiles) -> list[Json]:
     rare = [name for name, count in zip(files.classes, data["class_counts"], strict=True) if count < RARE]
     if rare:
         told = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-        found.append(("warn", f"Few images say little: {len(rare)} of {len(files.classes)} classes have fewer than {RARE} ({told}).", "classes"))
-    if data.get("unreadable"):
-        found.append(("warn", f"{data['unreadable']:,} images could not be read and are left out; unreadable.csv names them.", None))
+        have = "has" if len(rare) == 1 else "have"
+        found.append(("warn", f"Few images say little: {len(rare)} of {len(files.classes)} classes {have} fewer than {RARE} ({told}).", "classes"))
+    if left := data.get("unreadable"):
+        lost = "1 image could not be read and is left out; unreadable.csv names it." if left == 1 else ""
+        found.append(("warn", lost or f"{left:,} images could not be read and are left out; unreadable.csv names them.", None))
     found += [("info", note, None) for note in data.get("notes", [])]
     if record["detection"].get("corrections"):
         done = {"accept": "with another label", "keep": "kept", "drop": "dropped", "unsure": "left open"}

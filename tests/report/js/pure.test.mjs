@@ -6,6 +6,7 @@ import { test } from "node:test";
 const assets = new URL("../../../src/fspmu/report/assets/", import.meta.url);
 const load = (name) => import(new URL(`${name}.js`, assets));
 const { actionFor, bindingsWith, rebind } = await load("bindings");
+const { colouring, UNJUDGED } = await load("colouring");
 const { counted, readMap, whole } = await load("data");
 const { insidePolygon, nearestPoint, thinPolygon } = await load("geometry");
 const { drawSample, samplePrecision, wilson } = await load("interval");
@@ -133,6 +134,20 @@ test("a map is read as it was packed", () => {
   assert.equal(readMap(null), null);
 });
 
+test("points that nobody judged are neither kept nor surely right", () => {
+  const map = { n: 4, flags: Uint8Array.of(4, UNJUDGED, UNJUDGED | 8, 1), noise: Uint8Array.of(0, 0, 0, 255) };
+  for (const mode of ["noise", "changed"]) {
+    const { entries, legend, kindOf } = colouring({ map }, mode);
+    assert.deepEqual(
+      [...kindOf].map((kind) => entries[kind].words === "not judged"),
+      [false, true, true, false],
+    );
+    assert.ok(legend.some(({ words }) => words.startsWith("not judged")));
+    const judged = { ...map, flags: Uint8Array.of(4, 4, 4, 1) };
+    assert.ok(!colouring({ map: judged }, mode).legend.some(({ words }) => words.startsWith("not judged")));
+  }
+});
+
 test("keys: combinations are left alone, digits give a place, a new key is taken from its old action", () => {
   const usual = bindingsWith();
   assert.deepEqual(actionFor({ key: "a" }, usual), ["accept", null]);
@@ -142,7 +157,9 @@ test("keys: combinations are left alone, digits give a place, a new key is taken
   assert.equal(actionFor({ key: "q" }, usual), null);
   const own = rebind(usual, "keep", "a");
   assert.deepEqual(actionFor({ key: "a" }, own), ["keep", null]);
-  assert.deepEqual(actionFor({ key: "Enter" }, own), ["accept", null]);
+  assert.equal(actionFor({ key: "a" }, usual)[0], "accept");
+  assert.deepEqual(actionFor({ key: "Enter" }, usual), ["details", null]);
+  assert.deepEqual(actionFor({ key: "Enter" }, bindingsWith({ accept: ["a", "Enter"] })), ["details", null], "keys that were kept when Enter accepted");
   assert.equal(actionFor({ key: "x" }, own), null);
 });
 

@@ -10,9 +10,9 @@ const { correctionsCsv, labelsCsv, metadataCsv } = await load("exports");
 const { activeFilters, filterTests, hashToView, inScope, noFilters, sortKey, statusOf, viewToHash } = await load("filters");
 const { drawSample, seededNumbers } = await load("interval");
 const { likelyClasses, readPage } = await load("data");
-const { matrixShape } = await load("matrix");
+const { matrixShape, wordsOfRest } = await load("matrix");
 const { fittingClasses } = await load("picker");
-const { decide, latest, mergeDecisions, newReview, normalDecision, progress, readDocument, redo, reviewDocument, undo } = await load("review");
+const { decide, latest, mergeDecisions, newReview, normalDecision, progress, readDocument, redo, reviewDocument, takeIn, undo } = await load("review");
 const { newPrefs } = await load("storage");
 
 const CLASSES = ["cat", "=dog", 'a,"b"', "line\nbreak"];
@@ -106,9 +106,9 @@ test("corrections hold decided samples alone, with names that survive", () => {
   );
   assert.deepEqual(readCsv(metadataCsv(page, review)), [
     ["file_name", "label"],
-    ["'=x/1.png", "'=dog"],
-    ["x/3.png", "line\nbreak"],
-    ["x/4.png", "cat"],
+    ["'-1", "'=dog"],
+    ["i3", "line\nbreak"],
+    ["__proto__", "cat"],
   ]);
 });
 
@@ -169,10 +169,35 @@ test("a review survives its document, and foreign rows are counted, not taken", 
       [4, "keep", null],
     ],
   );
-  document.decisions.push({ id: "nobody", decision: "keep" }, { id: "i2", decision: "accept", new_label: "wolf" }, { id: "i2", decision: "toString" }, null);
+  const given = 'a,"b"';
+  document.decisions.push({ id: "nobody", given_label: "cat", decision: "keep" }, { id: "i2", given_label: given, decision: "toString" });
+  document.decisions.push({ id: "i2", given_label: given, decision: "accept", new_label: "wolf" }, null);
   assert.equal(readDocument(page, document).unknown, 4);
   assert.throws(() => readDocument(page, { schema: 2, decisions: [] }), /schema/);
   assert.throws(() => readDocument(page, []), /schema/);
+});
+
+test("a decision that was made for another label does not fit", () => {
+  const row = { id: "i2", given_label: "cat", decision: "keep" };
+  assert.deepEqual(readDocument(page, { schema: 1, decisions: [row] }), { changes: [], unknown: 1 });
+  assert.equal(readDocument(page, { schema: 1, decisions: [{ ...row, given_label: 'a,"b"' }] }).unknown, 0);
+});
+
+test("of two pages nobody's decision is lost, and the later word counts", () => {
+  const merged = (base, mine, theirs) => {
+    const review = { ...newReview(), decisions: new Map(mine) };
+    const count = takeIn(review, new Map(base), new Map(theirs));
+    assert.equal(review.revision, count ? 1 : 0);
+    return [...review.decisions].map(([item, made]) => [item, made.decision === "keep" ? "keep" : made.label]).sort();
+  };
+  const [early, late] = [accept(1, "2026-01-01"), accept(3, "2026-01-02")];
+  assert.deepEqual(merged([], [[0, early]], [[1, late]]).length, 2, "both decided");
+  assert.deepEqual(merged([], [[0, late]], [[0, early]]), [[0, 3]]);
+  assert.deepEqual(merged([], [[0, early]], [[0, late]]), [[0, 3]]);
+  assert.deepEqual(merged([[0, early]], [], [[0, early]]), [], "I took it back, the other page did not touch it");
+  assert.deepEqual(merged([[0, early]], [[0, early]], []), [], "the other page took it back");
+  assert.deepEqual(merged([[0, early]], [[0, keep]], []), [[0, "keep"]], "I decided otherwise, the other page took it back");
+  assert.deepEqual(merged([[0, early]], [], [[0, late]]), [[0, 3]], "the other page decided otherwise, I took it back");
 });
 
 test("merging lists contradictions; of two stores the later word counts", () => {
@@ -239,6 +264,12 @@ test("filters let through what they say", () => {
   assert.deepEqual(shown({ reason: "s" }), [2]);
   assert.deepEqual(shown({ text: " DOG " }), [0, 1]);
   assert.deepEqual(shown({ score: [0.75, Infinity] }), [0, 1]);
+  const unscored = { ...page, items: { ...items, score: [null, 0.8, -0.3, null, 0.1] } };
+  assert.deepEqual(
+    [0, 1, 2, 3, 4].filter(filterTests(unscored, { ...noFilters(), score: [-0.3, Infinity] }, {}).score),
+    [1, 2, 4],
+    "what has no score lies nowhere",
+  );
   assert.deepEqual(shown({ set: "fixed" }), [3]);
   assert.deepEqual(shown({ sample: { count: 1, seed: 0 } }, { drawn: new Set(drawSample(3, 1, 0)) }).length, 1);
   assert.deepEqual(activeFilters({ ...noFilters(), given: 0, text: "x" }), ["given", "text"]);
@@ -295,6 +326,8 @@ test("a matrix of very many classes keeps the busiest and counts the rest", () =
   );
   assert.deepEqual([shape.classes, shape.left, shape.most], [[900, 901], 6, 50]);
   assert.equal(matrixShape([[0, 1, 5]], 3).classes.length, 3);
+  assert.match(wordsOfRest(30, 1000, 1), /of 1,000 classes .* 1 issue between other classes is not/);
+  assert.match(wordsOfRest(30, 1000, 6), /6 issues between other classes are not/);
 });
 
 test("preferences work without storage and with a broken one", () => {

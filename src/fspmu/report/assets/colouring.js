@@ -12,6 +12,10 @@ const LEVELS = [
   ["#d55e00", "0.8 to 1"],
 ];
 
+/** The flag of a point whose label nobody judged. */
+export const UNJUDGED = 16;
+const NOT_JUDGED = { words: "not judged", colour: "#858585", shape: "plus", size: 0.9 };
+
 // Eight colours and six shapes make 24 looks; of more classes, some share theirs.
 const LOOKS = 24;
 
@@ -35,16 +39,18 @@ export function colouring(page, mode) {
       shape: ["disc", "disc", "square", "diamond", "triangle"][level],
       size: 1 + 0.07 * level,
     }));
-    return { entries, legend: entries, kindOf: Uint8Array.from(map.noise, (noise) => Math.min(4, Math.floor((noise / 256) * 5))) };
+    const kindOf = Uint8Array.from(map.noise, (noise, point) => (map.flags[point] & UNJUDGED ? 5 : Math.min(4, Math.floor((noise / 256) * 5))));
+    return { entries: [...entries, NOT_JUDGED], legend: kindOf.includes(5) ? [...entries, NOT_JUDGED] : entries, kindOf };
   }
   const entries = [
     { words: "label kept", colour: "#6d8fb0", shape: "disc", size: 0.8, alpha: 210 },
     { words: "issue, forgotten", colour: "#d55e00", shape: "triangle", size: 1.2 },
     { words: "issue, for review", colour: "#e69f00", shape: "diamond", size: 1.1 },
     { words: "wrong in truth, not found", colour: "#cc79a7", shape: "cross", size: 1.2 },
+    NOT_JUDGED,
   ];
-  const kindOf = Uint8Array.from(map.flags, (flags) => (flags & 2 ? 1 : flags & 1 ? 2 : flags & 8 ? 3 : 0));
-  const counts = [0, 0, 0, 0];
+  const kindOf = Uint8Array.from(map.flags, (flags) => (flags & 2 ? 1 : flags & 1 ? 2 : flags & UNJUDGED ? 4 : flags & 8 ? 3 : 0));
+  const counts = entries.map(() => 0);
   for (const kind of kindOf) counts[kind] += 1;
   const legend = entries.map((entry, kind) => ({ ...entry, words: `${entry.words} (${whole(counts[kind])})` })).filter((_, kind) => counts[kind] > 0);
   return { entries, legend, kindOf };

@@ -5,14 +5,15 @@ import { button, byId, debounced, h, name } from "./dom.js";
 import { activeFilters, inScope, noFilters, SORTS, statusOf } from "./filters.js";
 import { drawSample, samplePrecision } from "./interval.js";
 import { progress } from "./review.js";
-import { clearFilter, decideItems, isFiltered, refreshList, selectOnly, setFilters, targets, testsFor } from "./state.js";
+import { clearFilter, decideItems, isFiltered, refreshList, selection, selectOnly, setFilters, testsFor } from "./state.js";
 
 const STATUS_WORDS = { open: "not reviewed", accept: "accepted", relabel: "relabelled", keep: "kept", drop: "dropped", unsure: "unsure" };
 
 function wordsOf(app, filter) {
   const { page, filters } = app;
   const value = filters[filter];
-  const range = ([low, high]) => (high === Infinity ? `≥ ${low}` : low === -Infinity ? `≤ ${high}` : `${low} to ${high}`);
+  const short = (number) => Number(number.toPrecision(4));
+  const range = ([low, high]) => (high === Infinity ? `≥ ${short(low)}` : low === -Infinity ? `≤ ${short(high)}` : `${short(low)} to ${short(high)}`);
   if (["given", "suggested", "predicted"].includes(filter)) return [`${filter}: `, name(className(page, value))];
   const words = {
     action: () => `split: ${value}`,
@@ -85,7 +86,7 @@ function fillFacets(app) {
   fillFacet(
     app,
     "action",
-    (item) => [items.action[item]],
+    (item) => [items.action[item]].filter(Boolean), // an evaluation image is on no side of the split
     (value) => value,
   );
   fillFacet(
@@ -177,8 +178,8 @@ export function startControls(app, pick) {
     unsure: () => ({ decision: "unsure" }),
     clear: () => null,
   };
-  for (const [choice, make] of Object.entries(choices)) byId(`bulk-${choice}`)?.addEventListener("click", () => decideItems(app, targets(app), make));
-  byId("bulk-pick")?.addEventListener("click", () => pick(targets(app)));
+  for (const [choice, make] of Object.entries(choices)) byId(`bulk-${choice}`)?.addEventListener("click", () => decideItems(app, selection(app), make));
+  byId("bulk-pick")?.addEventListener("click", () => pick(selection(app)));
   byId("sample-start").addEventListener("click", () => {
     const seed = Math.max(0, Math.floor(Number(byId("sample-seed").value) || 0));
     setFilters(app, app.filters.sample ? { sample: null } : { ...noFilters(), sample: { count: 50, seed } });

@@ -8,6 +8,7 @@ import { closeDrawer, decideItems, move, openItem, setFilters } from "./state.js
 import { largePicture, newTile } from "./tiles.js";
 
 const DIGITS = 9;
+const SIDES = { forget: "forget: its label is unlearned", retain: "retain: trained on", review: "review: neither unlearned nor trained on" };
 
 function labelsOf(app, item) {
   const { items } = app.page;
@@ -108,7 +109,7 @@ function neighboursOf(app, item) {
   const near = items.near[item] ?? [];
   const share = items.near_same[item];
   if (!near.length && share === null) return null;
-  const words = share === null ? null : `${percent(share)} of its 10 nearest images carry the given label.`;
+  const words = share === null ? null : `Of its nearest images, at most ten, ${percent(share)} carry the given label.`;
   const figure = (other) => {
     const same = items.given[other] === items.given[item] ? "given" : items.given[other] === items.suggested[item] ? "suggested" : "other";
     const sign = { given: "=", suggested: "↪", other: "·" }[same];
@@ -137,10 +138,11 @@ function whereabouts(app, item) {
     .filter(Boolean)
     .map(([term, text]) => [h("dt", {}, term), h("dd", { class: "path" }, name(text))]);
   const more = [
-    items.action[item] && ["Split", { forget: "forget: its label is unlearned", retain: "retain: trained on", review: "for review only" }[items.action[item]]],
+    items.action[item] && ["Split", SIDES[items.action[item]]],
     items.score[item] === null ? null : ["Score", String(items.score[item])],
     items.noise[item] === null ? null : ["P(wrong)", items.noise[item].toFixed(2)],
-    items.evaluation?.[item] ? ["Used for", "evaluation"] : null,
+    items.evaluation[item] ? ["Used for", "evaluation alone"] : null,
+    items.aside[item] ? ["Held out", "when the model was trained"] : null,
   ];
   return h(
     "section",

@@ -32,12 +32,12 @@ export function labelsCsv(page, review) {
   );
 }
 
-/** Return metadata.csv as the Hub's imagefolder reads it: file_name and label of the samples on this page that have a file. */
+/** Return metadata.csv as the Hub's imagefolder reads it: file_name, which is the id, and label of the samples on this page that have a file. */
 export function metadataCsv(page, review) {
   const rows = shown(page, review).filter(([item]) => page.items.path[item]);
   return toCsv(
     ["file_name", "label"],
-    rows.map(([item, label]) => [page.items.path[item], label]),
+    rows.map(([item, label]) => [page.items.id[item], label]), // names below the folder of the data set; paths are those of one machine
   );
 }
 

@@ -43,7 +43,7 @@ export function filterTests(page, filters, { decisionOf, drawn = null, inLasso =
     truth: (item) => items.true && items.true[item] !== null && (items.true[item] !== items.given[item]) === (filters.truth === "wrong"),
     reason: (item) => items.reasons[item].includes(filters.reason),
     text: (item) => named(item).some((part) => part && part.toLowerCase().includes(text)),
-    score: (item) => items.score[item] >= filters.score[0] && items.score[item] <= filters.score[1],
+    score: (item) => items.score[item] !== null && items.score[item] >= filters.score[0] && items.score[item] <= filters.score[1],
     set: (item) => (filters.set === "fixed" ? page.fixed : page.broken).has(item),
     sample: (item) => (drawn ? drawn.has(item) : true),
     lasso: (item) => (inLasso ? inLasso(item) : true),

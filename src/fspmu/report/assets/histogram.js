@@ -138,7 +138,7 @@ export function startHistogram(app) {
   for (const end of ["pointerup", "pointercancel"]) line.addEventListener(end, () => line.removeEventListener("pointermove", drag));
   byId("threshold-reset").addEventListener("click", () => set(scores.threshold));
   byId("threshold-filter").addEventListener("click", () => {
-    setFilters(app, { score: [Number(value.toPrecision(4)), Infinity], scope: "all" });
+    setFilters(app, { score: [value, Infinity], scope: "all" });
     byId("review").scrollIntoView();
   });
   show();

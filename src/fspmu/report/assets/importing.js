@@ -93,7 +93,7 @@ export function mergeText(app, text, sayIt) {
     refreshList(app);
     app.emit("review");
     const notes = [`${counted(merged.fresh.length + taken.length, "decision")} taken in, ${merged.agreeing} the same`];
-    if (read.unknown) notes.push(`left out ${counted(read.unknown, "row")} without an image or class on this page`);
+    if (read.unknown) notes.push(`left out ${counted(read.unknown, "row")} that fit no image, class or given label of this page`);
     if (document.key !== app.page.key) notes.push("the review was made on another run; images were matched by id");
     sayIt(`${notes.join("; ")}.`);
   };

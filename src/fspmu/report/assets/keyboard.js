@@ -4,7 +4,7 @@ import { ACTIONS, actionFor, bindingsWith, keyWords, rebind } from "./bindings.j
 import { likelyClasses } from "./data.js";
 import { announce, button, byId, h, takesKeys } from "./dom.js";
 import { exportAs } from "./importing.js";
-import { clearFilter, closeDrawer, decideItems, isFiltered, move, nextOpen, refreshList, targets, toggleSelected, travel } from "./state.js";
+import { clearFilter, closeDrawer, decideItems, isFiltered, move, nextOpen, openItem, refreshList, targets, toggleSelected, travel } from "./state.js";
 
 /** Return whether keys that decide may act: never while the person is elsewhere on the page. */
 function reviewing(app) {
@@ -36,6 +36,7 @@ function handlersFor(app, { grid, drawer, map, pick }) {
     next: () => move(app, 1),
     up: () => move(app, -grid.columns()),
     down: () => move(app, grid.columns()),
+    details: () => !app.drawer && app.list.length && openItem(app, app.placeInList.has(app.current) ? app.current : app.list[0]),
     accept: decided((item) => ({ decision: "accept", label: page.items.suggested[item] })),
     keep: decided(() => ({ decision: "keep" })),
     drop: decided(() => ({ decision: "drop" })),
@@ -59,7 +60,7 @@ function handlersFor(app, { grid, drawer, map, pick }) {
       if (!page.reviewable || app.current === null) return;
       const label = likelyClasses(page, app.current, app.model)[digit - 1];
       if (label === undefined) announce(`No class number ${digit} here`);
-      else decideItems(app, targets(app), () => ({ decision: "accept", label }));
+      else decideItems(app, [app.current], () => ({ decision: "accept", label })); // a selection may have other classes in that place
     },
   };
 }
@@ -94,8 +95,9 @@ export function startKeyboard(app, parts) {
         button("Change", ({ currentTarget }) => listen(action, currentTarget), { class: "quiet small", "aria-label": `Change the key: ${words}` }),
       ),
     );
-    const digits = h("li", {}, h("span", {}, h("kbd", {}, "1"), "– ", h("kbd", {}, "9")), h("span", {}, "the n-th likeliest class"));
-    byId("help-body").replaceChildren(...rows.slice(0, 6), digits, ...rows.slice(6));
+    const digits = h("li", {}, h("span", {}, h("kbd", {}, "1"), "– ", h("kbd", {}, "9")), h("span", {}, "the image's n-th likeliest class"));
+    const after = ACTIONS.findIndex(([action]) => action === "keep") + 1;
+    byId("help-body").replaceChildren(...rows.slice(0, after), digits, ...rows.slice(after));
   };
   const listen = (action, control) => {
     control.textContent = "Press a key…";

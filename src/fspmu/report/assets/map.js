@@ -1,5 +1,6 @@
 // The feature map: every point as the model sees it, before and after the repair.
 
+import { UNJUDGED } from "./colouring.js";
 import { className, counted, percent, whole } from "./data.js";
 import { announce, button, byId, calm, framed, h, name } from "./dom.js";
 import { circlePolygon, insidePolygon, thinPolygon } from "./geometry.js";
@@ -64,7 +65,8 @@ function showHint(app, view, point) {
   const label = (which) => name(className(app.page, map[which][point]));
   const picture = map.item[point] >= 0 ? [paintTile(h("span"), app.page, map.item[point], 72)] : [];
   const change = map.flags[point] & 1 ? [" → ", label("suggested")] : null;
-  hint.replaceChildren(...picture, h("span", {}, label("given"), change, h("br"), h("span", { class: "soft" }, `P(wrong) ${percent(map.noise[point] / 255)}`)));
+  const chance = map.flags[point] & UNJUDGED ? "not judged" : `P(wrong) ${percent(map.noise[point] / 255)}`;
+  hint.replaceChildren(...picture, h("span", {}, label("given"), change, h("br"), h("span", { class: "soft" }, chance)));
   hint.style.setProperty("left", `${Math.min(places[2 * point] / ratio() + 14, canvas.clientWidth - 170)}px`);
   hint.style.setProperty("top", `${Math.max(0, places[2 * point + 1] / ratio() - 30)}px`);
 }

@@ -55,8 +55,8 @@ export function prepareView(view) {
   view.styles[FAINT] = { pixels: shapePixels("disc", 1.1 * ratio()), colour: pixelOf("#8a9299", 110) };
   const test = pointTest(map, app.filters);
   const kinds = test ? look.kindOf.map((kind, point) => (test(point) ? kind : FAINT)) : look.kindOf;
-  // What is common goes below what is rare: what the filters leave out, then labels that were kept, then issues.
-  const layers = [...(test ? [[FAINT]] : []), ...(view.mode === "changed" ? [[0], [3, 2, 1]] : [look.entries.map((_, kind) => kind)])];
+  // What is common goes below what is rare: what the filters leave out, then labels that were kept or not judged, then issues.
+  const layers = [...(test ? [[FAINT]] : []), ...(view.mode === "changed" ? [[0, 4], [3, 2, 1]] : [look.entries.map((_, kind) => kind)])];
   view.layers = layers.map((layer) => kinds.map((kind) => (layer.includes(kind) ? kind : HIDDEN)));
   view.legend = look.legend;
   view.ready = true;

@@ -5,6 +5,8 @@ import { button, byId, h, name } from "./dom.js";
 import { setFilters } from "./state.js";
 
 const MOST = 30;
+/** The depth in percent above which the other ink is easier to read; see --ink-low and --ink-deep. */
+export const DEEP = 70;
 
 /** Return {classes, cells, left, most}: the classes with the most issues (in class order), counts by "given,suggested", and issues left out. */
 export function matrixShape(matrix, count, most = MOST) {
@@ -26,6 +28,16 @@ export function matrixShape(matrix, count, most = MOST) {
     else left += n;
   }
   return { classes, cells, left, most: Math.max(1, ...cells.values()) };
+}
+
+/** Return in words what a matrix of `shown` of `all` classes leaves out: issues between the others. */
+export function wordsOfRest(shown, all, left) {
+  const verb = left === 1 ? "is" : "are";
+  return `The ${shown} of ${whole(all)} classes with the most issues; ${counted(left, "issue")} between other classes ${verb} not in this table.`;
+}
+
+function depthOf(n, most) {
+  return Math.round(10 + (90 * Math.log1p(n)) / Math.log1p(most));
 }
 
 function moveFocus(event, table) {
@@ -72,9 +84,9 @@ export function startMatrix(app) {
       "aria-disabled": n ? null : "true",
     });
     const box = h("td", { class: given === suggested ? "same" : null }, shown);
-    const depth = n ? 0.1 + (0.9 * Math.log1p(n)) / Math.log1p(most) : 0;
-    shown.style.setProperty("--depth", `${Math.round(100 * depth)}%`);
-    shown.classList.toggle("deep", depth > 0.55);
+    const depth = n ? depthOf(n, most) : 0;
+    shown.style.setProperty("--depth", `${depth}%`);
+    shown.classList.toggle("deep", depth > DEEP);
     Object.assign(shown, { given, suggested });
     return box;
   };
@@ -91,15 +103,7 @@ export function startMatrix(app) {
     h("thead", {}, head),
     h("tbody", {}, rows),
   );
-  const note =
-    left || classes.length < page.classes.length
-      ? h(
-          "p",
-          { class: "soft small" },
-          `The ${classes.length} of ${whole(page.classes.length)} classes with the most issues; ` +
-            `${counted(left, "issue")} between other classes are not in this table.`,
-        )
-      : null;
+  const note = left || classes.length < page.classes.length ? h("p", { class: "soft small" }, wordsOfRest(classes.length, page.classes.length, left)) : null;
   const steps = [1, Math.round(Math.sqrt(most)), most].filter((n, at, all) => all.indexOf(n) === at);
   const key = h(
     "p",
@@ -108,7 +112,7 @@ export function startMatrix(app) {
     steps
       .map((n) => {
         const swatch = h("span", { class: "swatch" });
-        swatch.style.setProperty("--depth", `${Math.round(100 * (0.1 + (0.9 * Math.log1p(n)) / Math.log1p(most)))}%`);
+        swatch.style.setProperty("--depth", `${depthOf(n, most)}%`);
         return [swatch, ` ${whole(n)}  `];
       })
       .flat(),

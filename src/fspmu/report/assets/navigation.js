@@ -11,7 +11,7 @@ function startLinks() {
       if (!panel) return;
       event.preventDefault();
       panel.scrollIntoView({ behavior: calm() ? "auto" : "smooth" });
-      panel.querySelector("h2")?.focus({ preventScroll: true });
+      panel.querySelector("h1, h2")?.focus({ preventScroll: true });
       byId("nav").classList.remove("open");
       byId("nav-open").setAttribute("aria-expanded", "false");
     }),
@@ -53,17 +53,22 @@ const SAFE = {
   full: "The browser's storage is full: export before you close the page.",
 };
 
+const SAVED = { saving: "Saving…", saved: "Saved", failed: "Not saved; trying again", refused: "Not saved" };
+
+function note(id, text) {
+  Object.assign(byId(id), { textContent: text, hidden: !text });
+}
+
 /** Return the function that says how saving went: report(place, state, why). */
 export function savedStates() {
   return (place, state, why) => {
-    if (place === "browser") {
-      byId("storage-note").textContent = SAFE[state];
-      byId("storage-note").hidden = !SAFE[state];
-      return;
+    if (place === "browser") note("storage-note", SAFE[state]);
+    else if (place === "left out") note("left-out-note", "Earlier decisions that fit no image, class or given label of this page are left out.");
+    else {
+      note("server-state", SAVED[state]);
+      byId("server-state").dataset.state = state;
+      if (state !== "saving") note("server-note", state === "saved" ? "" : `${SAVED[state]}: ${why}`);
     }
-    const words = { saving: "Saving…", saved: "Saved", failed: `Not saved${why ? ` (${why})` : ""}; trying again` };
-    Object.assign(byId("server-state"), { hidden: false, textContent: words[state] });
-    byId("server-state").dataset.state = state;
   };
 }
 

@@ -79,7 +79,7 @@ export function reviewDocument(page, review) {
   return { schema: 1, key: page.key, decisions: rows };
 }
 
-/** Return {changes, unknown}: the decisions of a review document as changes of this page, and how many rows fit no sample or class. */
+/** Return {changes, unknown}: the decisions of a review document as changes of this page, and how many rows fit no sample, class or given label of it. */
 export function readDocument(page, document) {
   if (!document || document.schema !== 1 || !Array.isArray(document.decisions)) throw new Error("This is not a review of this program: it has no schema 1.");
   const changes = [];
@@ -88,7 +88,8 @@ export function readDocument(page, document) {
   for (const row of document.decisions) {
     const item = page.placeOf.get(row?.id);
     const label = row?.decision === "accept" ? classOf.get(row.new_label) : null;
-    if (item === undefined || !Object.hasOwn(DECISIONS, row.decision) || label === undefined) {
+    const changed = row?.given_label !== page.classes[page.items.given[item]]; // it was made for another label
+    if (item === undefined || changed || !Object.hasOwn(DECISIONS, row.decision) || label === undefined) {
       unknown += 1;
       continue;
     }
@@ -108,6 +109,25 @@ export function mergeDecisions(review, changes) {
     else merged.conflicts.push([item, mine, theirs]);
   }
   return merged;
+}
+
+/**
+ * Take in what another page saved, by what both began with; all are Maps of decisions. Return how many that changed here.
+ *
+ * Where both changed the same sample the later word counts. Nothing says when a decision was taken back, so there a decision counts more:
+ * taking one back may be lost, a decision never is.
+ */
+export function takeIn(review, base, theirs) {
+  let count = 0;
+  for (const item of new Set([...base.keys(), ...theirs.keys()])) {
+    const [was, mine, other] = [base, review.decisions, theirs].map((decisions) => decisions.get(item) ?? null);
+    if (same(other, was) || same(other, mine)) continue;
+    if (mine && !same(mine, was) && (!other || (mine.time || "") > (other.time || ""))) continue;
+    put(review, item, other);
+    count += 1;
+  }
+  if (count) review.revision += 1;
+  return count;
 }
 
 /** Return changes of which, sample by sample, the latest of several sources wins: what this browser kept and what the server knows. */

@@ -122,18 +122,21 @@ export function decideItems(app, items, choice) {
     return made && normalDecision({ label: null, reviewer: app.prefs.get("reviewer") ?? "", time, ...made }, app.page.items.given[item]);
   };
   const before = app.placeInList.get(app.current);
+  const alone = items.length === 1 && items[0] === app.current;
   const step = decide(
     app.review,
     items.map((item) => [item, make(item)]),
   );
+  // What was decided is done with: if it stayed selected, the next key would be about it again.
+  if (items.filter((item) => app.selected.delete(item)).length) app.emit("selection");
   if (!step) return announce("No change");
   changed(app);
-  if (items.length === 1 && items[0] === app.current && choice(items[0]) && app.prefs.get("advance") !== false) {
+  if (alone && choice(items[0]) && app.prefs.get("advance") !== false) {
     const still = app.placeInList.has(app.current);
     if (still) move(app, 1);
     else goTo(app, app.list[Math.min(before ?? 0, app.list.length - 1)]);
   } else app.emit("current");
-  return announce(items.length > 1 ? `${counted(step.length, "decision")} made; z takes them back` : sentenceOf(app, items[0]));
+  return announce(alone ? sentenceOf(app, items[0]) : `${counted(step.length, "decision")} made; z takes ${step.length === 1 ? "it" : "them"} back`);
 }
 
 function sentenceOf(app, item) {
@@ -168,8 +171,13 @@ export function selectOnly(app, items) {
   app.emit("selection");
 }
 
-/** Return the samples that an action is about: the selection, or the current one. */
+/** Return the samples that are selected, in the order of the list: what the buttons above the grid are about. */
+export function selection(app) {
+  return app.list.filter((item) => app.selected.has(item));
+}
+
+/** Return the samples that a key is about: with the details open the one they show, else the selection, else the current one. */
 export function targets(app) {
-  if (app.selected.size) return app.list.filter((item) => app.selected.has(item));
+  if (!app.drawer && app.selected.size) return selection(app);
   return app.current === null ? [] : [app.current];
 }

@@ -1,7 +1,8 @@
 // Where a review is kept: in the browser, and on the server where one serves the page.
 
-import { debounced } from "./dom.js";
-import { decide, latest, newReview, readDocument, reviewDocument } from "./review.js";
+import { counted } from "./data.js";
+import { announce, debounced } from "./dom.js";
+import { decide, latest, newReview, readDocument, reviewDocument, takeIn } from "./review.js";
 
 /** Return {get, set} of preferences that last where the browser lets them, and at least as long as the page. */
 export function newPrefs(storage) {
@@ -35,12 +36,13 @@ export function browserStorage() {
 }
 
 function keptChanges(app, text) {
-  if (!text) return { changes: [], exported: true, cleared: [] };
+  const nothing = { changes: [], unknown: 0, exported: true, cleared: [] };
+  if (!text) return nothing;
   try {
     const { document: kept, exported, cleared } = JSON.parse(text);
-    return { changes: readDocument(app.page, kept).changes, exported: exported !== false, cleared: Array.isArray(cleared) ? cleared : [] };
+    return { ...readDocument(app.page, kept), exported: exported !== false, cleared: Array.isArray(cleared) ? cleared : [] };
   } catch {
-    return { changes: [], exported: true, cleared: [] };
+    return nothing;
   }
 }
 
@@ -48,7 +50,7 @@ function keptChanges(app, text) {
 export function keepReview(app, { storage, server, report }) {
   const slot = `fspmu.review.${app.page.key}`;
   const kept = keptChanges(app, storage?.getItem(slot) ?? null);
-  const given = app.page.review ? readDocument(app.page, { schema: 1, ...app.page.review }).changes : [];
+  const { changes: given, unknown } = readDocument(app.page, app.page.review ?? { schema: 1, decisions: [] });
   // What the page came with and the person took back must not return; a server knows of that itself.
   const cleared = new Set(server ? [] : kept.cleared);
   decide(
@@ -76,9 +78,10 @@ export function keepReview(app, { storage, server, report }) {
   window.addEventListener("pagehide", () => storage && app.review.revision > 0 && keep());
   window.addEventListener("storage", (event) => event.key === slot && event.newValue && adopt(app, event.newValue));
   report("browser", storage ? "kept" : "off");
+  if (kept.unknown || unknown) report("left out");
   const known = new Map(given);
   const unsent = [...app.review.decisions].some(([item, made]) => known.get(item) !== made);
-  if (server) saveTo(app, server, report, unsent);
+  if (server) saveTo(app, server, report, given, unsent);
   return keep;
 }
 
@@ -91,20 +94,48 @@ function adopt(app, text) {
   app.emit("adopted");
 }
 
-/** Send each change to the server, the whole review at once, so that a lost message costs nothing; try again until it is there. */
-function saveTo(app, server, report, unsent) {
-  let [sent, busy, failures] = [unsent ? -1 : 0, false, 0];
+/**
+ * Send each change to the server, the whole review at once, so that a lost message costs nothing; try again until it is there.
+ *
+ * The server takes a review only from a page that knows what is saved. What another page saved meanwhile comes with its answer, is taken in
+ * and sent along. What it refuses it would refuse again: that waits for the next change.
+ */
+export function saveTo(app, server, report, given, unsent) {
+  let [sent, refused, busy, failures] = [unsent ? -1 : 0, -1, false, 0];
+  let [known, base] = [server.revision, new Map(given)];
+  const merge = (theirs) => {
+    const count = takeIn(app.review, base, theirs);
+    base = theirs;
+    if (!count) return;
+    app.emit("adopted");
+    app.emit("review");
+    announce(`${counted(count, "decision")} taken in from another page`);
+  };
   const send = async () => {
-    if (busy || sent === app.review.revision) return;
+    const { revision, decisions } = app.review;
+    if (busy || revision === sent || revision === refused) return;
     busy = true;
-    const revision = app.review.revision;
     report("server", "saving");
     try {
+      const sending = new Map(decisions);
       const body = JSON.stringify(reviewDocument(app.page, app.review));
-      const answer = await fetch(server.save, { method: "POST", headers: { "Content-Type": "application/json", "X-Fspmu-Token": server.token }, body });
-      if (!answer.ok) throw new Error(`${answer.status}`);
-      [sent, failures] = [revision, 0];
-      report("server", "saved");
+      const headers = { "Content-Type": "application/json", "X-Fspmu-Token": server.token, "X-Fspmu-Revision": known };
+      const answer = await fetch(server.save, { method: "POST", headers, body });
+      if (answer.ok) {
+        known = (await answer.json()).revision;
+        [base, sent] = [sending, revision];
+        report("server", "saved");
+      } else if (answer.status === 409) {
+        const found = await answer.json();
+        known = found.revision;
+        merge(new Map(readDocument(app.page, found.review).changes));
+      } else {
+        const why = (await answer.text()).trim() || `status ${answer.status}`;
+        if (answer.status >= 500) throw new Error(why);
+        refused = revision;
+        report("server", "refused", why);
+      }
+      failures = 0;
     } catch (error) {
       failures += 1;
       report("server", "failed", error.message);
