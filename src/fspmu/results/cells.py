@@ -3,7 +3,7 @@
 import re
 
 APART = "evaluation: "
-"""Stands before the id of an evaluation image where a training image has the same id."""
+"""Stands before the id of an evaluation image on a page: whoever reads decisions leaves these aside."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
