@@ -92,12 +92,7 @@ def pretrain(options: Pretrain) -> Outcome:
     """
     method = choose(METHODS, options.method, "method")
     asked = options.settings or method.settings
-    for part in (asked, options.compute, options.picture):
-        check_settings(part)
-    check_share(options.assumed_rate, "--assumed-rate")
-    if options.weights_key is not None and options.weights is None:
-        raise InputError(f"--weights-key {options.weights_key} says where weights lie in a file, and none is given; add --weights, or leave it out")
-    check_out(options.compute.out, options.dataset)
+    _check(options, asked)
     seed = options.compute.seed or 0
     prepared = prepare(options, seed)
     train, test, description = prepared.train, prepared.test, prepared.description
@@ -147,6 +142,16 @@ def pretrain(options: Pretrain) -> Outcome:
             machine=run.machine,
         )
         return finish(folder, record, run)
+
+
+def _check(options: Pretrain, settings: Any) -> None:
+    """Refuse what can be seen to be wrong before a data set is read."""
+    for part in (settings, options.compute, options.picture):
+        check_settings(part)
+    check_share(options.assumed_rate, "--assumed-rate")
+    if options.weights_key is not None and options.weights is None:
+        raise InputError(f"--weights-key {options.weights_key} says where weights lie in a file, and none is given; add --weights, or leave it out")
+    check_out(options.compute.out, options.dataset)
 
 
 def _passes_of_training(run: Run) -> Json:
