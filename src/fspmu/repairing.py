@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from fspmu.data.images import Images
-from fspmu.data.sources import check_outside
 from fspmu.data.split import Split
 from fspmu.detection import DEFAULT
 from fspmu.detection.label_issues import label_issues, to_cleanlab
@@ -44,7 +43,7 @@ from fspmu.stages.mending import Mended, fitted_settings
 from fspmu.stages.page_material import given_settings
 from fspmu.stages.rounds import Rounds, repair_rounds
 from fspmu.stages.taking_in import Intake, Taken, take_in
-from fspmu.stages.writing import Work, entered, write_repair
+from fspmu.stages.writing import Work, check_out, entered, write_repair
 
 IMPLAUSIBLE = 0.5
 """Agreement with the given labels below which a model was hardly trained on them as they are seen here."""
@@ -139,9 +138,7 @@ def repair(
     found_by = {"detector": detector, "detector_settings": detector_settings, "cut": cut, "cut_settings": cut_settings, "split": split}
     check_given(forget, [name for name, value in found_by.items() if value is not None])
     if out is not None:
-        for some in (images, evaluation):
-            check_outside(Path(out), some)
-        RunFolder(out).check()
+        check_out(out, images, evaluation)
     run = Run.create(device=device, precision=precision, seed=seed, progress=progress)
     names = None if class_names is None else tuple(class_names)
     centre, spread = (None if values is None else tuple(float(value) for value in values) for values in (mean, std))

@@ -13,7 +13,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from fspmu.data.classes import read_class_map
+from fspmu.data.classes import match_classes, read_class_map
 from fspmu.data.corrected_folder import Move, build_folder, check_room, plan_folder
 from fspmu.data.corrected_parquet import class_names_in, label_column, values_by_name, with_labels, write_split
 from fspmu.data.corrected_tables import write_changes, write_tables
@@ -66,16 +66,12 @@ def apply_corrections(options: Apply) -> Shown:
 def _read(options: Apply, found: Labelled) -> list[Correction]:
     """Return the corrections of the samples that may be corrected."""
     told = {} if options.class_map is None else read_class_map(options.class_map)
-    if unknown := sorted(set(told) - set(found.class_names)):
-        raise InputError(f"--class-map {options.class_map} names {some(unknown, 5)}, which the data does not have; its classes: {some(found.class_names)}")
-    own_names: dict[str, list[str]] = {}
-    for name in found.class_names:
-        own_names.setdefault(told.get(name, name), []).append(name)
-    names = tuple(own_names)
-    places = {own: place for place, owns in enumerate(own_names.values()) for own in owns}
+    names = tuple(dict.fromkeys(told.get(name, name) for name in found.class_names))
+    places = dict(zip(found.class_names, match_classes(names, found.class_names, told), strict=True))
     given = torch.tensor([places[label] for label in found.labels], dtype=torch.int64)
     corrections = read_corrections(options.issues, names, found.ids, given, paths=found.paths, min_confidence=options.min_confidence)
     if told:
+        own_names = {name: [own for own, place in places.items() if names[place] == name] for name in names}
         corrections = [_under_own_name(correction, own_names, options) for correction in corrections]
     beyond = [correction for correction in corrections if correction.row >= found.train and correction.decision in ("accept", "drop")]
     if beyond and not options.include_test:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fspmu.data.images import Images
-from fspmu.data.sources import check_outside
 from fspmu.engine.device import asked_precision
 from fspmu.engine.run import Run
 from fspmu.experiments.experiment import Compute
@@ -27,13 +26,6 @@ class Outcome:
     folder: Path
     record: Json
     already_done: bool = False
-
-
-def check_out(out: Path | None, dataset: object) -> None:
-    """Raise InputError when nothing may be written to `out`, as far as can be seen before anything is read; None: a folder below runs/ that is named later."""
-    check_outside(out or Path("runs"), dataset)
-    if out is not None:
-        RunFolder(out).check()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from fspmu.engine.run import Run
 from fspmu.errors import InputError, check_settings, check_share, choose
 from fspmu.experiments.drawing import check_picture, draw
 from fspmu.experiments.experiment import Pretrain, Tsne
-from fspmu.experiments.folders import Json, Outcome, check_out, finish, finished, folder_for, make_run, precision_config
+from fspmu.experiments.folders import Json, Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.models import MODELS, WIDTHS
 from fspmu.models.classifier import Description
 from fspmu.preprocessing import AUGMENTATIONS
@@ -28,7 +28,7 @@ from fspmu.pretraining import METHODS, Pretraining
 from fspmu.pretraining.trained import SampleHistory, Trained
 from fspmu.results.record import make_record
 from fspmu.results.store import config_hash
-from fspmu.stages.writing import write_predictions
+from fspmu.stages.writing import check_out, write_predictions
 
 
 def data_config(dataset: str, options: DataOptions, train: Images) -> Json:

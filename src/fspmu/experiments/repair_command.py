@@ -10,7 +10,7 @@ from fspmu.detection import DEFAULT
 from fspmu.detection.splitting import SplitSettings
 from fspmu.engine.opening import open_model
 from fspmu.errors import InputError, check_settings, choose
-from fspmu.experiments.folders import Outcome, check_out, finish, finished, folder_for, make_run, precision_config
+from fspmu.experiments.folders import Outcome, finish, finished, folder_for, make_run, precision_config
 from fspmu.experiments.repair_options import RepairModel
 from fspmu.experiments.reporting import report_after
 from fspmu.repairing import carry_out
@@ -18,7 +18,7 @@ from fspmu.results.store import config_hash
 from fspmu.stages.asking import KEEPS, Asked, check_given, check_repeated, config_of
 from fspmu.stages.choosing import Choice, choose_detection
 from fspmu.stages.taking_in import take_in
-from fspmu.stages.writing import write_repair
+from fspmu.stages.writing import check_out, write_repair
 
 
 def repair_model(options: RepairModel) -> Outcome:
@@ -71,8 +71,7 @@ def _check(options: RepairModel) -> None:
     for part in (options.compute, options.split, options.settings):
         if part is not None:
             check_settings(part)
-    for some in (options.dataset, options.evaluation):
-        check_out(options.compute.out, some)
+    check_out(options.compute.out, options.dataset, options.evaluation)
     choice = choose_detection(options.detector, options.detector_settings, options.cut, options.cut_settings)
     check_given(options.forget, _finding_asked_for(options, choice))
     check_repeated(options.rounds, choice, options.forget)

@@ -229,7 +229,7 @@ def _rows(
 ) -> tuple[list[Json], dict[str, Tensor], dict[str, str]]:
     """Return a row for each detector and cut, the score (M,) of each detector as its own cut leaves it, and why a cut refused a score."""
     rows: list[Json] = []
-    scores = {name: _whole_score(choices[name], found, given, num_classes, split, run) for name, found in scored.items()}
+    scores: dict[str, Tensor] = {}
     flagged: list[Tensor] = []
     refused: dict[str, str] = {}
     for name, own in choices.items():
@@ -243,22 +243,30 @@ def _rows(
             seconds = time.perf_counter() - started
             found = split_judged(judged, given, num_classes, choice, split)
             flagged.append(found.forget | ~found.retain)
+            score = final_score(judged, found)
+            if choice.cut == own.cut:
+                scores[name] = score
             row: Json = {"detector": name, "cut": choice.cut, "own": choice.cut == own.cut, "flagged": float(flagged[-1].float().mean()), "seconds": seconds}
             if truth is not None:
-                quality = detection_quality(final_score(judged, found), found, given, truth)
+                quality = detection_quality(score, found, given, truth)
                 row |= {key: value for key, value in quality.items() if key != "wrong_share"}
             rows.append(row | {"remarks": list(judged.remarks)})
     usual = next((mask for row, mask in zip(rows, flagged, strict=True) if row["detector"] == DEFAULT and row["own"]), None)
     for row, mask in zip(rows, flagged, strict=True):
         row["agreement"] = None if usual is None else float((mask == usual).float().mean())
-    return rows, scores, refused
+    for name in scored.keys() - scores.keys():  # whose own cut was not asked for, or refused
+        scores[name] = _whole_score(choices[name], scored[name], given, num_classes, split, run)
+    return rows, {name: scores[name] for name in scored}, refused
 
 
 def _whole_score(own: Choice, found: Scored, given: Tensor, num_classes: int, split: SplitSettings, run: Run) -> Tensor:
     """Return the score (M,) of a detector; one that judges by an early score too says by its own cut what both come to."""
     if found.early is None:
         return found.score
-    judged = cut_scores(own, found, given, run.generator("cut", own.detector))
+    try:
+        judged = cut_scores(own, found, given, run.generator("cut", own.detector))
+    except InputError:  # its own cut refuses it: then there is nothing that both come to
+        return found.score
     return final_score(judged, split_judged(judged, given, num_classes, own, split))
 
 

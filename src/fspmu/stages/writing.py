@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fspmu.centroids import class_centroids
+from fspmu.data.sources import check_outside
 from fspmu.detection.label_issues import write_issues
 from fspmu.engine.checkpoint import save_model, save_tensors
 from fspmu.engine.handing_back import hand_back
@@ -51,6 +52,14 @@ class Work:
     """The figures of each epoch, as in `metrics.jsonl`."""
     settings: tuple[tuple[str, str, str], ...] = ()
     """Name, value and meaning of whatever was set."""
+
+
+def check_out(out: str | Path | None, *sources: object) -> None:
+    """Raise InputError when nothing may be written to `out`, as far as can be seen before any of `sources` is read; None: a folder below runs/, named later."""
+    for source in sources:
+        check_outside(Path(out or "runs"), source)
+    if out is not None:
+        RunFolder(out).check()
 
 
 @contextlib.contextmanager
